@@ -1,0 +1,60 @@
+# `make help` lists what there is. Everything lives in .venv/; uv is put there when the machine has none.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help setup up test unit check format lock coverage clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1mmake %-10s\033[0m %s\n", $$1, $$2}'
+
+setup: $(STAMP) ## install everything into .venv/ (once; again only when the lock changes)
+
+$(STAMP): requirements/dev.txt requirements/uv.txt pyproject.toml
+	@test -n "$(PYTHON)" || { echo "headrace needs Python 3.11 or later, and found none on PATH. Install one, or say make PYTHON=/path/to/python3"; exit 1; }
+	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
+	@echo "headrace: installing Python packages into $(VENV)/ …"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt \
+		|| { echo "headrace: could not install uv from the package registry. Is there a network?"; exit 1; }
+	@$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements/uv.txt requirements/dev.txt \
+		|| { echo "headrace: could not install the packages that requirements/dev.txt lists. Is there a network, and space on the disk?"; exit 1; }
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $(STAMP)
+
+up: setup ## start Kafka, S3, the producer and the consumer here, and say where to POST
+	@$(BIN)/headrace up
+
+test: setup ## every test, on a real Kafka and a real S3 server that the tests start themselves
+	$(BIN)/python -m pytest
+
+unit: setup ## the tests that need no server
+	$(BIN)/python -m pytest tests/unit tests/simulation
+
+check: setup ## format, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: setup ## format and mend what can be mended
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+coverage: setup ## the unit tests' coverage, with branches; pure modules must have all of it
+	$(BIN)/coverage run -m pytest -q tests/unit tests/simulation
+	$(BIN)/coverage report
+
+lock: setup ## pin the packages again, by hash
+	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-annotate --no-header \
+		--python-version 3.11 --extra local --group dev pyproject.toml -o requirements/dev.txt
+	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-annotate --no-header \
+		--python-version 3.11 pyproject.toml -o requirements/run.txt -c requirements/dev.txt
+
+clean: ## throw away .venv/ and caches (the local stack's data in .headrace/ stays)
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage

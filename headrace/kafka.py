@@ -1,0 +1,269 @@
+"""Kafka's administrative side: is this the same cluster and topic, where do its logs begin and end, make a topic."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import uuid
+from dataclasses import dataclass
+from io import BytesIO
+from typing import TYPE_CHECKING, Any, Final
+
+from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka.protocol.abstract import AbstractType
+from aiokafka.protocol.api import Request, RequestStruct, Response
+from aiokafka.protocol.offset import OffsetRequest
+from aiokafka.protocol.types import (
+    Boolean,
+    CompactArray,
+    CompactString,
+    Int16,
+    Int32,
+    Schema,
+    TaggedFields,
+)
+
+from headrace.errors import HeadraceError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable, Mapping
+
+    from headrace.settings import KafkaSettings
+
+EARLIEST: Final = -2
+LATEST: Final = -1
+
+
+class KafkaUnavailable(HeadraceError):
+    """Kafka did not answer, or not now. Try again."""
+
+
+class TopicMissing(HeadraceError):
+    """The topic is not there and may not be made."""
+
+
+class Uuid(AbstractType[uuid.UUID]):
+    """Sixteen bytes on the wire (KIP-516)."""
+
+    @classmethod
+    def encode(cls, value: uuid.UUID) -> bytes:
+        return value.bytes
+
+    @classmethod
+    def decode(cls, data: BytesIO) -> uuid.UUID:
+        return uuid.UUID(bytes=data.read(16))
+
+
+class _MetadataResponse(Response):
+    """Metadata v12: the first version aiokafka lacks that tells topic ids to those who ask by name."""
+
+    API_KEY = 3
+    API_VERSION = 12
+    SCHEMA = Schema(
+        ("throttle_time_ms", Int32),
+        (
+            "brokers",
+            CompactArray(
+                ("node_id", Int32),
+                ("host", CompactString("utf-8")),
+                ("port", Int32),
+                ("rack", CompactString("utf-8")),
+                ("tags", TaggedFields),
+            ),
+        ),
+        ("cluster_id", CompactString("utf-8")),
+        ("controller_id", Int32),
+        (
+            "topics",
+            CompactArray(
+                ("error_code", Int16),
+                ("topic", CompactString("utf-8")),
+                ("topic_id", Uuid),
+                ("is_internal", Boolean),
+                (
+                    "partitions",
+                    CompactArray(
+                        ("error_code", Int16),
+                        ("partition", Int32),
+                        ("leader", Int32),
+                        ("leader_epoch", Int32),
+                        ("replicas", CompactArray(Int32)),
+                        ("isr", CompactArray(Int32)),
+                        ("offline_replicas", CompactArray(Int32)),
+                        ("tags", TaggedFields),
+                    ),
+                ),
+                ("topic_authorized_operations", Int32),
+                ("tags", TaggedFields),
+            ),
+        ),
+        ("tags", TaggedFields),
+    )
+
+
+class _MetadataRequestStruct(RequestStruct):
+    API_KEY = 3
+    API_VERSION = 12
+    FLEXIBLE_VERSION = True
+    RESPONSE_TYPE = _MetadataResponse
+    SCHEMA = Schema(
+        ("topics", CompactArray(("topic_id", Uuid), ("topic", CompactString("utf-8")), ("tags", TaggedFields))),
+        ("allow_auto_topic_creation", Boolean),
+        ("include_topic_authorized_operations", Boolean),
+        ("tags", TaggedFields),
+    )
+
+
+class _MetadataRequest(Request[_MetadataRequestStruct]):
+    API_KEY = 3
+
+    def __init__(self, topics: Iterable[str]) -> None:
+        self._topics = list(topics)
+
+    def build(self, request_struct_class: type[_MetadataRequestStruct]) -> _MetadataRequestStruct:
+        nobody = uuid.UUID(int=0)
+        return request_struct_class([(nobody, topic, {}) for topic in self._topics], False, False, {})
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """A topic as it is now. `id` stays for its life; a topic made anew under the same name has another (KIP-516)."""
+
+    name: str
+    id: str
+    cluster_id: str
+    partitions: tuple[int, ...]
+
+
+class KafkaCluster:
+    """Questions to a cluster. Calls raise KafkaUnavailable, TopicMissing, or HeadraceError for a refusal."""
+
+    def __init__(self, client: AIOKafkaClient, options: Mapping[str, Any]) -> None:
+        self._client = client
+        self._options = dict(options)
+
+    async def topic(self, name: str) -> Topic:
+        answer = await self._ask(_MetadataRequest([name]))
+        for error_code, topic, topic_id, _, partitions, *_ in answer.topics:
+            if topic != name:
+                continue
+            if error_code == 3:
+                break
+            if error_code:
+                raise _error(f"Topic {name}", error_code)
+            ids = tuple(sorted(partition[1] for partition in partitions))
+            return Topic(name, str(topic_id), answer.cluster_id, ids)
+        raise TopicMissing(
+            f"Topic {name} does not exist. Create it, or set KAFKA_TOPIC_PARTITIONS to have it created with so many partitions."
+        )
+
+    async def ensure_topic(self, name: str, *, partitions: int, replication: int) -> Topic:
+        """The topic, made first when it is missing and `partitions` is above 0."""
+        try:
+            return await self.topic(name)
+        except TopicMissing:
+            if partitions == 0:
+                raise
+        async with self._admin() as admin:
+            with contextlib.suppress(TopicAlreadyExistsError):
+                answer = await admin.create_topics([NewTopic(name, partitions, replication)])
+                for topic, code, *message in answer.topic_errors:
+                    if code not in {0, 36}:
+                        raise _error(f"Topic {topic} could not be created ({' '.join(map(str, message))})", code)
+        for _ in range(100):  # the broker that answers next may not have heard of it yet
+            with contextlib.suppress(TopicMissing):
+                return await self.topic(name)
+            await asyncio.sleep(0.1)
+        raise KafkaUnavailable(f"Topic {name} was created but the brokers do not show it yet.")
+
+    async def topic_config(self, name: str, key: str) -> str | None:
+        """One entry of a topic's configuration, `max.message.bytes` for instance; None where it may not be read."""
+        async with self._admin() as admin:
+            answers = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name)])
+        for answer in answers:
+            for error_code, _, _, _, entries in answer.resources:
+                if error_code == 0:
+                    return next((entry[1] for entry in entries if entry[0] == key), None)
+        return None
+
+    async def log_offsets(self, partitions: Iterable[TopicPartition], timestamp_ms: int) -> dict[TopicPartition, int]:
+        """The first offset at or after a time (ms since 1970), of EARLIEST, or of LATEST (the high watermark).
+
+        A partition whose records are all older is missing from the answer.
+        """
+        wanted = list(partitions)
+        for topic in {tp.topic for tp in wanted}:
+            await self._metadata_of(topic)
+        by_node: dict[int, dict[str, list[tuple[int, int]]]] = {}
+        for tp in wanted:
+            node = self._client.cluster.leader_for_partition(tp)
+            if node is None or node == -1:
+                await self._client.force_metadata_update()
+                raise KafkaUnavailable(f"{tp.topic}/{tp.partition} has no leader now.")
+            by_node.setdefault(node, {}).setdefault(tp.topic, []).append((tp.partition, timestamp_ms))
+        offsets = {}
+        for node, topics in by_node.items():
+            answer = await self._ask(OffsetRequest(-1, 0, list(topics.items())), node)
+            for topic, parts in answer.topics:
+                for partition, error_code, *_, offset in parts:
+                    if error_code:
+                        await self._client.force_metadata_update()
+                        raise _error(f"{topic}/{partition}", error_code)
+                    if offset != -1:
+                        offsets[TopicPartition(topic, partition)] = offset
+        return offsets
+
+    async def _metadata_of(self, topic: str) -> None:
+        if self._client.cluster.partitions_for_topic(topic) is None:
+            self._client.add_topic(topic)
+            await self._client.force_metadata_update()
+
+    async def _ask(self, request: Request[Any], node: int | None = None) -> Any:
+        try:
+            target = self._client.get_random_node() if node is None else node
+            if target is None:
+                raise KafkaUnavailable("No Kafka broker is known.")
+            return await self._client.send(target, request)
+        except (KafkaError, OSError) as error:
+            raise KafkaUnavailable(f"Kafka did not answer: {type(error).__name__} {error}".rstrip()) from error
+        except NotImplementedError:
+            raise HeadraceError(
+                "This Kafka is older than 2.8 and tells no topic ids, without which headrace can't see that a topic was made anew."
+            ) from None
+
+    @contextlib.asynccontextmanager
+    async def _admin(self) -> AsyncIterator[AIOKafkaAdminClient]:
+        admin = AIOKafkaAdminClient(**self._options)
+        try:
+            await admin.start()
+            yield admin
+        except (KafkaError, OSError) as error:
+            raise KafkaUnavailable(f"Kafka did not answer: {type(error).__name__} {error}".rstrip()) from error
+        finally:
+            await admin.close()
+
+
+def _error(what: str, code: int) -> HeadraceError:
+    kind = for_code(code)
+    text = f"{what}: {kind.__name__} (error {code})"
+    return KafkaUnavailable(text) if kind.retriable else HeadraceError(text)
+
+
+@contextlib.asynccontextmanager
+async def open_cluster(settings: KafkaSettings) -> AsyncIterator[KafkaCluster]:
+    """A connection for questions, for as long as the context lasts. Raises KafkaUnavailable."""
+    options = settings.kafka_options()
+    client = AIOKafkaClient(**options, client_id="headrace-admin")
+    try:
+        try:
+            await client.bootstrap()
+        except (KafkaError, OSError) as error:
+            servers = ", ".join(settings.kafka_bootstrap_servers)
+            raise KafkaUnavailable(f"Kafka at {servers} (KAFKA_BOOTSTRAP_SERVERS) does not answer: {error}") from error
+        yield KafkaCluster(client, options)
+    finally:
+        await client.close()

@@ -1,0 +1,71 @@
+"""/healthz, /readyz and /metrics: the same three on each service, also on a port of their own."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import uvicorn
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
+from starlette.applications import Starlette
+from starlette.responses import Response
+from starlette.routing import Route
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from starlette.requests import Request
+
+
+class Health:
+    """Ready as long as nobody has a problem. Owned by the service; any part may report under a name of its own."""
+
+    def __init__(self) -> None:
+        self._problems: dict[str, str] = {}
+
+    def report(self, part: str, problem: str | None) -> None:
+        """Say what keeps `part` from being ready; None takes it back."""
+        if problem is None:
+            self._problems.pop(part, None)
+        else:
+            self._problems[part] = problem
+
+    @property
+    def problems(self) -> dict[str, str]:
+        return dict(self._problems)
+
+    @property
+    def ready(self) -> bool:
+        return not self._problems
+
+
+def management_routes(health: Health) -> list[Route]:
+    async def healthz(_: Request) -> Response:
+        return Response(b'{"alive":true}', media_type="application/json")
+
+    async def readyz(_: Request) -> Response:
+        body = orjson.dumps({"ready": health.ready, "problems": health.problems})
+        return Response(body, 200 if health.ready else 503, media_type="application/json")
+
+    async def metrics(_: Request) -> Response:
+        return Response(generate_latest(REGISTRY), media_type=CONTENT_TYPE_LATEST)
+
+    return [Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", metrics)]
+
+
+class EmbeddedServer(uvicorn.Server):
+    """A uvicorn server inside somebody's TaskGroup: signals stay with the owner, cancellation closes it."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def serve_management(health: Health, host: str, port: int) -> None:
+    """Serve until cancelled. A port of 0 means: not wanted, return at once."""
+    if port == 0:
+        return
+    app: Any = Starlette(routes=management_routes(health))
+    server = EmbeddedServer(uvicorn.Config(app, host=host, port=port, log_level="warning", access_log=False, lifespan="off"))
+    await server.serve()
