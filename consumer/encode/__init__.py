@@ -1,0 +1,67 @@
+"""What an object holds: a format (how records become bytes) and a compression (how these become small)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal
+
+from consumer.encode.compression import DEFAULT_LEVELS, LEVELS, Compression
+from consumer.encode.compression import compress as compress_parts
+from consumer.encode.jsonl import encode_lines
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from headrace.record import Record
+
+FormatName = Literal["jsonl"]
+
+_ENCODERS: Final[dict[FormatName, tuple[Callable[[Sequence[Record]], bytes], str]]] = {
+    # format: (encoder, content type of what it writes)
+    "jsonl": (encode_lines, "application/x-ndjson"),
+}
+_COMPRESSED: Final[dict[Compression, tuple[str, str]]] = {
+    # compression: (suffix, content type)
+    "zstd": (".zst", "application/zstd"),
+    "gzip": (".gz", "application/gzip"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """How a chunk's records become an object's body: `compress([encode(some), encode(more), …])`.
+
+    Both are pure and may run in any thread, several at a time. Compression is told by suffix and content type;
+    Content-Encoding stays unset, so that no HTTP client unpacks an object behind its reader's back.
+    """
+
+    name: FormatName
+    compression: Compression
+    level: int
+
+    @property
+    def suffix(self) -> str:
+        """The object name's last part, without a dot before it: `jsonl.zst`."""
+        return self.name + (_COMPRESSED[self.compression][0] if self.compression in _COMPRESSED else "")
+
+    @property
+    def content_type(self) -> str:
+        return _COMPRESSED[self.compression][1] if self.compression in _COMPRESSED else _ENCODERS[self.name][1]
+
+    def encode(self, records: Sequence[Record]) -> bytes:
+        """These records' bytes; those of a whole chunk are its parts', joined."""
+        encoder, _ = _ENCODERS[self.name]
+        return encoder(records)
+
+    def compress(self, parts: Sequence[bytes]) -> bytes:
+        """The whole body out of its encoded parts, which are never joined before."""
+        return compress_parts(parts, self.compression, self.level)
+
+
+def open_format(name: FormatName, compression: Compression, level: int | None = None) -> Format:
+    """The format of these settings. Level None: the compression's default. Raises ValueError for an unknown one."""
+    chosen = DEFAULT_LEVELS[compression] if level is None else level
+    if chosen not in LEVELS[compression]:
+        known = LEVELS[compression]
+        raise ValueError(f"{compression} has no level {chosen}; it has {known.start} to {known.stop - 1}")
+    return Format(name, compression, chosen)
