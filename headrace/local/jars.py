@@ -1,0 +1,181 @@
+"""Apache Kafka's own files: fetched once from Maven Central, checked against our list before every start."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import shutil
+import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from headrace.errors import HeadraceError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from headrace.local.progress import Progress
+
+KAFKA_VERSION: Final = "4.3.1"
+BROKER: Final = f"kafka-{KAFKA_VERSION}.sha256"
+"""org.apache.kafka:kafka_2.13 with all it needs to run, and Log4j's binding, without which it would be mute."""
+TOOLS: Final = f"kafka-tools-{KAFKA_VERSION}.sha256"
+"""What Kafka's own command-line tools need beyond that."""
+
+_CENTRAL: Final = "https://repo.maven.apache.org/maven2"
+_ATTEMPTS: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class JarList:
+    """The files that belong together: path in a Maven repository -> SHA-256. The lists are kept in this package."""
+
+    name: str
+    bytes: int
+    sums: dict[str, str]
+
+    @classmethod
+    def load(cls, name: str) -> JarList:
+        return cls.parse(name, resources.files("headrace.local").joinpath(name).read_text("ascii"))
+
+    @classmethod
+    def parse(cls, name: str, text: str) -> JarList:
+        """Lines as sha256sum writes them, after a line `# so-many bytes`."""
+        head, *lines = text.splitlines()
+        sums = {path: digest for digest, path in (line.split() for line in lines if line and not line.startswith("#"))}
+        return cls(name, int(head.split()[1]), sums)
+
+
+def cache_folder() -> Path:
+    """Where fetched files stay, outside any project: HEADRACE_CACHE, or headrace/ in the user's cache folder."""
+    if given := os.environ.get("HEADRACE_CACHE"):
+        return Path(given).expanduser().absolute()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "headrace"
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def require_space(folder: Path, needed: int, what: str) -> None:
+    """Raise when the disk that `folder` is (or will be) on has less than `needed` bytes left."""
+    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    free = shutil.disk_usage(there).free
+    if free < needed:
+        raise HeadraceError(
+            f"No space for {what}: it needs {needed / 1e6:.0f} MB in {folder}, and that disk has {free / 1e6:.0f} MB "
+            "left. Make room there, or choose another place."
+        )
+
+
+def class_path(progress: Progress, *names: str) -> str:
+    """The checked jars of these lists, fetched where they are missing, as Java's class path.
+
+    Raises HeadraceError when a file is not what the list says, or can't be had.
+    """
+    folder = cache_folder() / "maven"
+    lists = [JarList.load(name) for name in names]
+    sums = {path: digest for each in lists for path, digest in each.sums.items()}
+    missing = [path for path in sums if not (folder / path).exists()]
+    if missing:
+        whole = len(missing) == len(sums)
+        total = sum(each.bytes for each in lists) if whole else 0
+        require_space(folder, 2 * total + 1_000_000, "Kafka's files (HEADRACE_CACHE says where they go)")
+        what = f"Apache Kafka {KAFKA_VERSION}" if whole else f"{len(missing)} of Apache Kafka's {len(sums)} files"
+        progress.say(f"Fetching {what} into {folder} (once) …")
+        _fetch_all(folder, {path: sums[path] for path in missing}, total, progress)
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        found = dict(zip(sums, pool.map(lambda path: sha256(folder / path), sums), strict=True))
+    for path, digest in sums.items():
+        if found[path] != digest:
+            raise HeadraceError(
+                f"{folder / path} is not the file that headrace knows: its SHA-256 is {found[path]}, not {digest}. "
+                "It was not used. Remove it and start again to fetch it anew."
+            )
+    return os.pathsep.join(str(folder / path) for path in sums)
+
+
+def _fetch_all(folder: Path, sums: dict[str, str], total: int, progress: Progress) -> None:
+    lock = threading.Lock()
+    done = 0
+
+    def count(size: int) -> None:
+        nonlocal done
+        with lock:
+            done += size
+            if total:
+                progress.fetched("Apache Kafka", min(done, total - 1), total)
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Files come into a folder of their own, are checked there and moved by one rename: whoever fetches at the
+        # same time, and whatever is killed meanwhile, the cache holds whole files only.
+        with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder) as own:
+            with ThreadPoolExecutor(max_workers=8) as pool:
+                tasks = [pool.submit(_fetch, Path(own), path, digest, count) for path, digest in sums.items()]
+                try:
+                    for task in tasks:
+                        task.result()
+                finally:
+                    pool.shutdown(cancel_futures=True)
+            for path in sums:
+                (folder / path).parent.mkdir(parents=True, exist_ok=True)
+                (Path(own) / path).replace(folder / path)
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise HeadraceError(
+                f"The disk of {folder} is full. Make room there, or name another place by HEADRACE_CACHE."
+            ) from None
+        raise HeadraceError(
+            f"Kafka's files can't be kept in {folder} ({error}). Name another place by HEADRACE_CACHE."
+        ) from None
+    if total:
+        progress.fetched("Apache Kafka", total, total)
+
+
+def _fetch(own: Path, path: str, digest: str, count: Callable[[int], None]) -> None:
+    """One file, from the local Maven repository when it is there, else from Central, tried a few times."""
+    target = own / path
+    local = Path(os.environ.get("M2_REPO") or Path.home() / ".m2" / "repository") / path
+    if local.is_file() and sha256(local) == digest:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(local, target)
+        count(target.stat().st_size)
+        return
+    import requests
+    from jgo.maven import MavenContext, PythonResolver
+
+    group, artifact, version = path.rsplit("/", 3)[0], *path.split("/")[-3:-1]
+
+    @contextlib.contextmanager
+    def watch(_name: str, _size: int) -> Iterator[Callable[[int], None]]:
+        yield count
+
+    remote = os.environ.get("HEADRACE_MAVEN_URL", _CENTRAL).rstrip("/")
+    context = MavenContext(
+        PythonResolver(progress_callback=watch), repo_cache=own, remote_repos={"central": remote}, timeout=20
+    )
+    why = ""
+    for _ in range(_ATTEMPTS):
+        target.unlink(missing_ok=True)
+        try:
+            context.create_dependency(f"{group.replace('/', '.')}:{artifact}:{version}").artifact.resolve()
+        except requests.RequestException as error:
+            why = f"{type(error).__name__}: {error}"
+        except RuntimeError as error:  # jgo's "not found"
+            why = str(error)
+        else:
+            if (found := sha256(target)) == digest:
+                return
+            why = f"what came has the SHA-256 {found}, not {digest}"
+    raise HeadraceError(
+        f"Could not fetch {path.rsplit('/', 1)[-1]} from {remote}: {why}. Is there a network? "
+        "HEADRACE_MAVEN_URL names another Maven repository; what is fetched once is kept."
+    )
