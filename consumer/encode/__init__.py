@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from headrace.record import Record
 
+__all__ = ["Compression", "Format", "FormatName", "open_format"]
+
 FormatName = Literal["jsonl"]
 
 _ENCODERS: Final[dict[FormatName, tuple[Callable[[Sequence[Record]], bytes], str]]] = {

@@ -1,0 +1,188 @@
+"""Reading an archive: the exact inverse of consumer/encode, so that every record comes back byte for byte."""
+
+from __future__ import annotations
+
+import asyncio
+import binascii
+import heapq
+import random
+import zlib
+from io import BytesIO
+from operator import attrgetter
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import msgspec
+import zstandard
+from isal import igzip
+
+from headrace.coverage import Survey
+from headrace.errors import HeadraceError
+from headrace.objects import parse_key, topic_folder
+from headrace.record import StoredRecord
+from headrace.s3 import S3Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+    from headrace.coverage import Chunk, Coverage
+    from headrace.s3 import ObjectStore
+
+Answer = TypeVar("Answer")
+
+ATTEMPTS: Final = 6
+"""How often a question to S3 is asked before a reader gives up: about 12 seconds of trouble are lived through."""
+
+
+class ArchiveError(HeadraceError):
+    """An object isn't what its name says, or is damaged."""
+
+
+_NOTHING: Final = msgspec.Raw()
+
+
+class _Header(msgspec.Struct):
+    key: str
+    value: msgspec.Raw = _NOTHING
+    value_text: str | None = None
+    value_base64: str | None = None
+
+
+class _Line(msgspec.Struct):
+    offset: int
+    timestamp: int | None
+    headers: list[_Header]
+    key: msgspec.Raw = _NOTHING
+    key_text: str | None = None
+    key_base64: str | None = None
+    value: msgspec.Raw = _NOTHING
+    value_text: str | None = None
+    value_base64: str | None = None
+    tombstone: bool = False
+
+
+_decode: Final = msgspec.json.Decoder(_Line).decode
+
+
+def decode_lines(body: bytes) -> Iterator[StoredRecord]:
+    """The records of uncompressed lines, in their order. Raises ArchiveError at the first line that isn't one."""
+    for number, text in enumerate(BytesIO(body), 1):
+        try:
+            line = _decode(text)
+            if line.tombstone:
+                value = None
+            else:
+                value = bytes(line.value) or _spelled(line.value_text, line.value_base64)
+                if value is None:
+                    raise ValueError("it has neither value, value_text nor value_base64")
+            yield StoredRecord(
+                line.offset,
+                -1 if line.timestamp is None else line.timestamp,
+                _optional(line.key, line.key_text, line.key_base64),
+                value,
+                tuple(
+                    (header.key, _optional(header.value, header.value_text, header.value_base64))
+                    for header in line.headers
+                ),
+            )
+        except (ValueError, RecursionError) as error:
+            raise ArchiveError(f"Line {number} is no record of an archive: {error}") from error
+
+
+def _optional(verbatim: msgspec.Raw, text: str | None, base64: str | None) -> bytes | None:
+    """A key, or a header's value: null says that there is none."""
+    body = bytes(verbatim)
+    return None if body == b"null" else body or _spelled(text, base64)
+
+
+def _spelled(text: str | None, base64: str | None) -> bytes | None:
+    if text is not None:
+        return text.encode()
+    return None if base64 is None else binascii.a2b_base64(base64, strict_mode=True)
+
+
+def inflate(body: bytes, suffix: str) -> bytes:
+    """An object's lines, by its name's suffix. Raises ArchiveError when they are damaged, or cut off."""
+    try:
+        if suffix.endswith(".zst"):
+            coder = zstandard.ZstdDecompressor().decompressobj()
+            content = coder.decompress(body)
+            if not coder.eof or coder.unused_data:
+                raise ValueError("not one whole zstd frame")
+            return content
+        if suffix.endswith(".gz"):
+            if not body:
+                raise EOFError("it is empty")
+            content = igzip.decompress(body)  # type: ignore[no-untyped-call]
+            assert isinstance(content, bytes)
+            return content
+    except (zstandard.ZstdError, zlib.error, EOFError, OSError, ValueError) as error:
+        raise ArchiveError(f"Can't be decompressed as {suffix}: {error}") from error
+    return body
+
+
+def read_object(body: bytes, suffix: str) -> Iterator[StoredRecord]:
+    """The records of one object's body; `suffix` is its name's, `jsonl.zst` for instance."""
+    if suffix.partition(".")[0] != "jsonl":
+        raise ArchiveError(f"This version of headrace can't read {suffix} objects.")
+    return decode_lines(inflate(body, suffix))
+
+
+async def survey(
+    store: ObjectStore, *, prefix: str, topic: str, progress: Callable[[int], None] = lambda _: None
+) -> Survey:
+    """LIST a topic's objects. `progress` is told the number of keys seen so far, page by page or so."""
+
+    async def attempt() -> Survey:
+        found, seen = Survey(topic), 0
+        async for item in store.list(topic_folder(prefix, topic)):
+            found.add(item.key, item.size)
+            seen += 1
+            if seen % 1000 == 0:
+                progress(seen)
+        progress(seen)
+        return found
+
+    return await patiently(attempt)
+
+
+async def read_chunk(store: ObjectStore, chunk: Chunk) -> list[StoredRecord]:
+    """A chunk's records by offset, out of all its objects."""
+    parts = []
+    for key in chunk.keys:
+        name = parse_key(key)
+        assert name is not None, "a chunk's keys are objects' names"
+        body = await patiently(lambda key=key: store.get(key))  # type: ignore[misc]
+        if body is None:
+            raise ArchiveError(f"{key} was listed, but is gone now.")
+        try:
+            parts.append(
+                await asyncio.to_thread(lambda body, suffix: list(read_object(body, suffix)), body, name.suffix)
+            )
+        except ArchiveError as error:
+            raise ArchiveError(f"{key}: {error}") from error
+    return list(heapq.merge(*parts, key=attrgetter("offset")))
+
+
+async def read_partition(
+    store: ObjectStore, coverage: Coverage, *, start: int = 0, end: int | None = None
+) -> AsyncIterator[StoredRecord]:
+    """A partition's records by offset, those in [start, end); chunk by chunk, so that memory holds one at a time.
+
+    Where chunks overlap, their records come twice.
+    """
+    for chunk in coverage.chunks:
+        if chunk.is_gap or chunk.offsets.end <= start or (end is not None and chunk.offsets.start >= end):
+            continue
+        for record in await read_chunk(store, chunk):
+            if record.offset >= start and (end is None or record.offset < end):
+                yield record
+
+
+async def patiently(attempt: Callable[[], Awaitable[Answer]]) -> Answer:
+    """Ask until S3 answers, at most ATTEMPTS times, with growing pauses. Raises the last S3Unavailable."""
+    for number in range(1, ATTEMPTS):
+        try:
+            return await attempt()
+        except S3Unavailable:
+            await asyncio.sleep(random.uniform(0.5, 1) * 0.4 * 2**number)  # noqa: S311 - spreads the load, hides nothing
+    return await attempt()
