@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import aiohttp
 from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+from botocore.exceptions import ConnectionError as EndpointError
+from botocore.exceptions import IncompleteReadError as TruncatedError
 
 from headrace.errors import HeadraceError
 
@@ -19,6 +21,16 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from headrace.settings import S3Settings
+
+
+NO_ANSWER: Final = (
+    HTTPClientError,
+    EndpointError,  # no HTTPClientError, though it is what a dead endpoint gives
+    TruncatedError,
+    aiohttp.ClientError,
+    asyncio.IncompleteReadError,
+    OSError,
+)
 
 
 class S3Unavailable(HeadraceError):
@@ -128,7 +140,7 @@ class S3Store:
                 raise S3Unavailable(f"{place}: {status} {code}") from None
             message = error.response.get("Error", {}).get("Message", "")
             raise S3Refused(f"{place}: {status} {code} {message}".rstrip()) from None
-        except (HTTPClientError, aiohttp.ClientError, OSError, asyncio.IncompleteReadError) as error:
+        except NO_ANSWER as error:
             raise S3Unavailable(f"{place}: no answer ({type(error).__name__}: {error})") from None
         except BotoCoreError as error:  # no credentials, a parameter it would not send, …
             raise S3Refused(f"{place}: {type(error).__name__}: {error}") from None

@@ -56,7 +56,7 @@ class Base(BaseSettings):
     @classmethod
     def _split_commas(cls, value: Any, info: Any) -> Any:
         field = cls.model_fields[info.field_name]
-        if isinstance(value, str) and any(isinstance(note, NoDecode) for note in field.metadata):
+        if isinstance(value, str) and NoDecode in field.metadata:
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
 
