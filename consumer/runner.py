@@ -1,0 +1,206 @@
+"""The archiver's process: connections, one membership after the other, one session an assignment."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import TYPE_CHECKING, Final
+
+from consumer import metrics
+from consumer.chunk import Limits
+from consumer.dispatcher import Dispatcher
+from consumer.encode import open_format
+from consumer.lane import Lane
+from consumer.layout import Layout
+from consumer.offsets import Unanswered
+from consumer.session import Outcome, Session
+from consumer.source import Source
+from consumer.taking import Bounds, Taking
+from consumer.uploader import Uploader
+from headrace.kafka import KafkaCluster, KafkaUnavailable, open_cluster
+from headrace.lifecycle import clock
+from headrace.management import Health, serve_management
+from headrace.s3 import ObjectStore, open_store
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from aiokafka import TopicPartition
+
+    from consumer.settings import ConsumerSettings
+    from consumer.source import Assignment
+    from consumer.takeover import Takeover
+
+log = logging.getLogger(__name__)
+
+GIVE_BACK_SECONDS: Final = 5.0
+"""How long a rebalance waits for uploads that are under way; what isn't stored by then, the next owner stores."""
+PAUSE_SECONDS: Final = 1.0
+HEALTH_PART: Final = "group"
+
+
+class Archiver:
+    """Archives topics until told to stop; with `bounds`, replays those ranges and ends by itself."""
+
+    def __init__(
+        self, settings: ConsumerSettings, *, health: Health | None = None, bounds: Bounds | None = None
+    ) -> None:
+        self.health = health or Health()
+        self._settings = settings
+        self._bounds = bounds
+        self._form = open_format(settings.format, settings.compression, settings.compression_level)
+        self._layout = Layout(settings.s3_prefix, settings.object_path, self._form.suffix)
+        self._limits = Limits(settings.chunk_max_records, settings.chunk_max_bytes, settings.chunk_max_seconds)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Until `stop` is set or the replay is whole. Raises HeadraceError for what only a person can mend."""
+        settings = self._settings
+        self.health.report(HEALTH_PART, "joining the group")
+        async with asyncio.TaskGroup() as tasks:
+            management = tasks.create_task(
+                serve_management(self.health, settings.management_host, settings.management_port)
+            )
+            async with (
+                open_store(
+                    settings,
+                    connections=settings.max_workers + 4,
+                    timeout_seconds=settings.upload_timeout_seconds,
+                ) as store,
+                self._cluster(stop) as cluster,
+            ):
+                if cluster is not None:
+                    for topic in settings.kafka_topic:
+                        await cluster.ensure_topic(
+                            topic,
+                            partitions=settings.kafka_topic_partitions,
+                            replication=settings.kafka_topic_replication,
+                        )
+                    while not stop.is_set():
+                        if await self._membership(store, cluster, stop) is Outcome.FINISHED:
+                            break
+            management.cancel()
+
+    @contextlib.asynccontextmanager
+    async def _cluster(self, stop: asyncio.Event) -> AsyncIterator[KafkaCluster | None]:
+        """Kafka, as soon as it answers; None when we are told to stop before."""
+        while not stop.is_set():
+            async with contextlib.AsyncExitStack() as stack:
+                try:
+                    cluster = await stack.enter_async_context(open_cluster(self._settings))
+                except KafkaUnavailable as error:
+                    await self._wait(stop, error)
+                    continue
+                yield cluster
+                return
+        yield None
+
+    async def _wait(self, stop: asyncio.Event, error: Exception) -> None:
+        log.warning("%s Trying again.", error)
+        self.health.report(HEALTH_PART, str(error))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(PAUSE_SECONDS):
+                await stop.wait()
+
+    async def _membership(self, store: ObjectStore, cluster: KafkaCluster, stop: asyncio.Event) -> Outcome:
+        """From joining the group to leaving it."""
+        settings = self._settings
+        source = Source(
+            options=settings.kafka_options(),
+            group=settings.kafka_group,
+            topics=settings.kafka_topic,
+            isolation_level=settings.kafka_isolation_level,
+            session_timeout_seconds=settings.session_timeout_seconds,
+            give_back_seconds=GIVE_BACK_SECONDS + 1,
+            clock=clock,
+        )
+        try:
+            await source.start()
+        except KafkaUnavailable as error:
+            await self._wait(stop, error)
+            return Outcome.LEAVE
+        try:
+            while True:
+                assignment = await self._next(source, stop)
+                if assignment is None:
+                    return Outcome.STOPPED
+                log.info("generation %d: %d partitions", assignment.membership.generation, len(assignment.partitions))
+                self.health.report(HEALTH_PART, None)
+                outcome = await self._session(assignment, source, store, cluster).run(stop)
+                if outcome is not Outcome.REVOKED:
+                    break
+                self.health.report(HEALTH_PART, "the group is rebalancing")
+        except Unanswered as error:
+            log.warning("%s", error)
+            outcome = Outcome.LEAVE
+        finally:
+            await source.close()
+        if outcome is Outcome.LEAVE:
+            metrics.REJOINS.inc()
+            self.health.report(HEALTH_PART, "joining the group anew")
+        return outcome
+
+    async def _next(self, source: Source, stop: asyncio.Event) -> Assignment | None:
+        """The next assignment, or None when we are told to stop."""
+        waiting = asyncio.create_task(source.next_assignment())
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait((waiting, stopping), return_when=asyncio.FIRST_COMPLETED)
+            return waiting.result() if waiting.done() and not stop.is_set() else None
+        finally:
+            waiting.cancel()
+            stopping.cancel()
+
+    def _session(self, assignment: Assignment, source: Source, store: ObjectStore, cluster: KafkaCluster) -> Session:
+        settings = self._settings
+        uploader = Uploader(
+            store=store,
+            layout=self._layout,
+            form=self._form,
+            timeout_seconds=settings.upload_timeout_seconds,
+            alive_for=lambda: clock() - source.last_heartbeat,
+            health=self.health,
+        )
+        dispatcher = Dispatcher(
+            uploader=uploader,
+            health=self.health,
+            memory_budget_bytes=settings.memory_budget_bytes,
+            max_queue=settings.max_queue,
+            clock=clock,
+        )
+        taking = Taking(
+            store=store,
+            cluster=cluster,
+            offsets=source.offsets,
+            layout=self._layout,
+            group=settings.kafka_group,
+            upload_timeout_seconds=settings.upload_timeout_seconds,
+            health=self.health,
+            bounds=self._bounds,
+        )
+
+        def new_lane(partition: TopicPartition, takeover: Takeover) -> Lane:
+            return Lane(
+                partition,
+                takeover,
+                layout=self._layout,
+                encode=self._form.encode,
+                limits=self._limits,
+                most_claims=settings.max_claims,
+                stop=taking.bounds[partition][1] if partition in taking.bounds else None,
+            )
+
+        return Session(
+            assignment=assignment,
+            source=source,
+            cluster=cluster,
+            taking=taking,
+            dispatcher=dispatcher,
+            new_lane=new_lane,
+            health=self.health,
+            workers=settings.max_workers,
+            drain_seconds=settings.drain_seconds,
+            give_back_seconds=GIVE_BACK_SECONDS,
+            clock=clock,
+            replay=self._bounds is not None,
+        )

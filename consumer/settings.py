@@ -1,0 +1,67 @@
+"""The archiver's settings."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from consumer.encode import FormatName, open_format
+from consumer.encode.compression import Compression
+from consumer.layout import DEFAULT_OBJECT_PATH, FLAT
+from headrace.settings import MEBIBYTE, CommaList, KafkaSettings, S3Settings
+
+
+class ConsumerSettings(KafkaSettings, S3Settings):
+    """What `headrace consume` goes by. Durations in seconds, sizes in bytes."""
+
+    kafka_topic: CommaList = Field(min_length=1, description="topics to archive, comma")
+    kafka_group: str = Field("headrace", min_length=1, description="consumer group; its offsets hold the claims")
+    kafka_isolation_level: Literal["read_committed", "read_uncommitted"] = Field(
+        "read_committed", description="read_uncommitted also archives records of transactions that were aborted"
+    )
+    session_timeout_seconds: float = Field(
+        10, ge=1, description="a consumer that is silent for so long loses its partitions"
+    )
+
+    max_workers: int = Field(16, ge=1, le=1024, description="uploads at a time")
+    max_queue: int = Field(64, ge=1, description="claimed chunks that may wait for an uploader")
+    max_claims: int = Field(32, ge=1, le=128, description="chunks of one partition on their way to S3 at most")
+    memory_budget_bytes: int = Field(
+        96 * MEBIBYTE, ge=MEBIBYTE, description="bytes held on their way to S3 before partitions are paused"
+    )
+
+    chunk_max_records: int = Field(100_000, ge=1, description="a chunk closes at so many records")
+    chunk_max_bytes: int = Field(64 * MEBIBYTE, ge=1024, description="or so many bytes before compression")
+    chunk_max_seconds: float = Field(60, gt=0, description="or this age")
+
+    format: FormatName = Field("jsonl", description="what an object holds")
+    compression: Compression = Field("zstd", description="zstd, gzip or none")
+    compression_level: int | None = Field(None, description="the compression's level; default: a fast one")
+    object_path: str = Field(DEFAULT_OBJECT_PATH, description="strftime path of a record's time bucket (UTC), or none")
+
+    upload_timeout_seconds: float = Field(60, gt=0, description="an upload's attempt lasts at most so long")
+    drain_seconds: float = Field(20, gt=0, description="SIGTERM: store what is held within this time, then leave")
+
+    @field_validator("object_path")
+    @classmethod
+    def _path_is_safe(cls, value: str) -> str:
+        if value == FLAT:
+            return value
+        parts = value.split("/")
+        if any(part in {"", ".", ".."} or part.startswith("_") for part in parts):
+            raise ValueError("must be folder names joined by /, none empty, . or .. or beginning with _")
+        if "%" not in value:
+            raise ValueError(f"has no strftime field such as %Y; write {FLAT} for a flat layout")
+        return value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        open_format(self.format, self.compression, self.compression_level)
+        if "_headrace" in self.kafka_topic:
+            raise ValueError("KAFKA_TOPIC must not be _headrace: that folder holds the markers")
+        if self.chunk_max_bytes > self.memory_budget_bytes:
+            raise ValueError(
+                f"CHUNK_MAX_BYTES ({self.chunk_max_bytes}) is more than MEMORY_BUDGET_BYTES ({self.memory_budget_bytes})"
+            )
+        return self

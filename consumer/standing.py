@@ -1,0 +1,54 @@
+"""What stands in S3 already: the LIST of a topic's objects, and which of its chunks are whole."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from consumer.takeover import Covered
+from headrace.archive import survey
+from headrace.coverage import is_complete, told_objects
+from headrace.errors import HeadraceError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from headrace.objects import Range
+    from headrace.s3 import ObjectStore
+
+HEADS_AT_A_TIME: Final = 32
+
+
+async def standing(
+    store: ObjectStore, *, prefix: str, topic: str, above: Mapping[int, int]
+) -> dict[int, list[Covered]]:
+    """The chunks of each partition that reach above an offset, in order, with their objects' records.
+
+    One LIST for the topic, one HEAD for each object above. Raises the store's errors.
+    """
+    found = await survey(store, prefix=prefix, topic=topic)
+    gate = asyncio.Semaphore(HEADS_AT_A_TIME)
+
+    async def chunk(offsets: Range, keys: list[str]) -> Covered:
+        numbers, records, layouts = [], {}, set()
+        for key in keys:
+            async with gate:
+                head = await store.head(key)
+            if head is None:
+                raise HeadraceError(f"{key} was listed, but is gone now. Who else removes objects here?")
+            numbers.append(told_objects(head.metadata))
+            records[key] = int(head.metadata.get("headrace-records", "0"))
+            layouts.add(head.metadata.get("headrace-layout", ""))
+        whole = is_complete(len(keys), numbers)
+        return Covered(offsets, whole is not False, min(layouts), records)
+
+    result: dict[int, list[Covered]] = {}
+    for partition, floor in above.items():
+        by_range: dict[Range, list[str]] = {}
+        for item in found.coverage(partition).chunks:
+            if item.offsets.end > floor:
+                by_range.setdefault(item.offsets, []).extend(item.keys)
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(chunk(offsets, keys)) for offsets, keys in sorted(by_range.items())]
+        result[partition] = [task.result() for task in tasks]
+    return result

@@ -1,0 +1,158 @@
+"""Uploads one claimed chunk: compress, PUT each of its objects, again and again until S3 has said yes to all of them."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import orjson
+
+from consumer import metrics
+from headrace.objects import gap_key
+from headrace.s3 import S3Refused, S3Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from aiokafka import TopicPartition
+
+    from consumer.chunk import Bucket, Cargo
+    from consumer.encode import Format
+    from consumer.layout import Layout
+    from headrace.management import Health
+    from headrace.objects import Range
+    from headrace.s3 import ObjectStore
+
+log = logging.getLogger(__name__)
+
+FIRST_PAUSE_SECONDS: Final = 0.1
+LONGEST_PAUSE_SECONDS: Final = 20.0
+HEALTH_PART: Final = "s3"
+
+
+class AssignmentStale(Exception):
+    """No heartbeat for an upload deadline: somebody else may own the partition, and may be waiting for our silence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """One object, ready to be sent."""
+
+    key: str
+    content: bytes
+    metadata: Mapping[str, str]
+    content_type: str
+    records: int
+
+
+class Uploader:
+    """Stores chunks of one assignment. Stateless between chunks; `upload` may run side by side."""
+
+    def __init__(
+        self,
+        *,
+        store: ObjectStore,
+        layout: Layout,
+        form: Format,
+        timeout_seconds: float,
+        alive_for: Callable[[], float],
+        health: Health,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        """`alive_for`: seconds since the last good heartbeat of the assignment, asked right before each attempt."""
+        self._store = store
+        self._layout = layout
+        self._form = form
+        self._timeout = timeout_seconds
+        self._alive_for = alive_for
+        self._health = health
+        self._jitter = jitter
+
+    async def bodies(self, partition: TopicPartition, offsets: Range, cargo: Cargo) -> list[Body]:
+        """The chunk's objects. Compression runs in a thread; the cargo's lines are let go."""
+        if cargo.gap:
+            return [self._gap(partition, offsets, cargo)]
+        buckets = cargo.buckets or [self._empty_bucket()]
+        names = [self._layout.key(partition.topic, partition.partition, offsets, bucket.path) for bucket in buckets]
+        common = {
+            "headrace-chunk-records": str(cargo.records),
+            "headrace-chunk-objects": str(len({*names, *cargo.standing})),
+            "headrace-layout": self._layout.fingerprint,
+        }
+        if cargo.lost is not None:
+            common["headrace-lost"] = f"{cargo.lost.start}-{cargo.lost.end}"
+        found = []
+        for name, bucket in zip(names, buckets, strict=True):
+            content, digest = await asyncio.to_thread(self._pack, bucket)
+            own = {
+                "headrace-records": str(bucket.records),
+                "headrace-sha256": digest,
+                "headrace-first-timestamp": str(bucket.first_timestamp),
+                "headrace-last-timestamp": str(bucket.last_timestamp),
+            }
+            found.append(Body(name, content, common | own, self._form.content_type, bucket.records))
+        return found
+
+    def _pack(self, bucket: Bucket) -> tuple[bytes, str]:
+        content = self._form.compress(bucket.parts)
+        bucket.parts.clear()
+        return content, hashlib.sha256(content).hexdigest()
+
+    def _empty_bucket(self) -> Bucket:
+        from consumer.chunk import Bucket
+
+        return Bucket(self._layout.undated)
+
+    def _gap(self, partition: TopicPartition, offsets: Range, cargo: Cargo) -> Body:
+        lost = cargo.lost or offsets
+        key = gap_key(prefix=self._layout.prefix, topic=partition.topic, partition=partition.partition, offsets=offsets)
+        told = {
+            "topic": partition.topic,
+            "partition": partition.partition,
+            "start": offsets.start,
+            "end": offsets.end,
+            "lost": [lost.start, lost.end],
+            "reason": "Kafka no longer had these offsets (retention or DeleteRecords) before they were archived",
+        }
+        metadata = {
+            "headrace-records": "0",
+            "headrace-chunk-records": "0",
+            "headrace-chunk-objects": "1",
+            "headrace-layout": self._layout.fingerprint,
+            "headrace-lost": f"{lost.start}-{lost.end}",
+        }
+        return Body(key, orjson.dumps(told), metadata, "application/json", 0)
+
+    async def upload(self, partition: TopicPartition, body: Body) -> None:
+        """Try until it is stored. Raises AssignmentStale; otherwise ends only by success or cancellation."""
+        pause = FIRST_PAUSE_SECONDS
+        while True:
+            quiet_for = self._alive_for()
+            if quiet_for > self._timeout:
+                raise AssignmentStale(
+                    f"{partition.topic}/{partition.partition}: no heartbeat for {quiet_for:.0f} s, so that no upload may start"
+                )
+            try:
+                async with asyncio.timeout(self._timeout):
+                    await self._store.put(
+                        body.key, body.content, metadata=body.metadata, content_type=body.content_type
+                    )
+            except (S3Refused, S3Unavailable, TimeoutError) as error:
+                kind = "refused" if isinstance(error, S3Refused) else "unavailable"
+                what = str(error) or f"no answer within {self._timeout:g} s for {body.key}"
+                metrics.UPLOAD_FAILURES.labels(kind).inc()
+                level = logging.ERROR if kind == "refused" else logging.WARNING
+                log.log(level, "upload failed, trying again in %.1f s: %s", pause, what)
+                self._health.report(HEALTH_PART, what)
+                await asyncio.sleep(pause * (0.5 + self._jitter() / 2))
+                pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
+            else:
+                self._health.report(HEALTH_PART, None)
+                metrics.STORED_OBJECTS.labels(partition.topic).inc()
+                metrics.STORED_BYTES.labels(partition.topic).inc(len(body.content))
+                metrics.STORED_RECORDS.labels(partition.topic).inc(body.records)
+                return
