@@ -17,7 +17,7 @@ def key(start: int, end: int, *, partition: int = 0, bucket: str = "dt=2026-11-2
 
 def coverage(*keys: str) -> Coverage:
     survey = Survey("t")
-    assert all([survey.add(name, 10) for name in keys])
+    assert all(survey.add(name, 10) for name in keys)
     return survey.coverage(0)
 
 
@@ -25,7 +25,9 @@ def test_a_whole_archive_joins() -> None:
     found = coverage(key(20, 30), key(0, 10), key(10, 20, bucket="dt=2026-11-22"), key(10, 20, bucket="dt=2026-11-23"))
     assert found.joined == (Range(0, 30),)
     assert (found.start, found.end, len(found.chunks), found.objects, found.size) == (0, 30, 3, 4, 40)
-    assert found.holes == found.overlaps == found.lost == ()
+    assert not found.holes
+    assert not found.overlaps
+    assert not found.lost
     assert [len(chunk.keys) for chunk in found.chunks] == [1, 2, 1]
 
 
@@ -53,7 +55,7 @@ def test_gap_objects_cover_what_was_lost() -> None:
 def test_other_objects_are_no_part_of_it() -> None:
     survey = Survey("t")
     strangers = ["p/t/README", "p/t/_SUCCESS", key(10, 10), key(0, 10).replace("/t-", "/u-"), key(0, 10) + "~"]
-    assert not any([survey.add(name) for name in strangers])
+    assert not any(survey.add(name) for name in strangers)
     assert survey.strangers == len(strangers)
     assert survey.partitions() == {}
     nothing = survey.coverage(3)
@@ -104,4 +106,4 @@ def test_complete_is_told_by_the_smallest_number() -> None:
 
 
 def test_chunks_sort_by_range() -> None:
-    assert sorted([Chunk(Range(2, 3), "a", ()), Chunk(Range(1, 9), "b", ())])[0].offsets.start == 1
+    assert min([Chunk(Range(2, 3), "a", ()), Chunk(Range(1, 9), "b", ())]).offsets.start == 1
