@@ -9,7 +9,8 @@ import os
 import shutil
 import tempfile
 import threading
-from concurrent.futures import ThreadPoolExecutor
+import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -30,6 +31,7 @@ TOOLS: Final = f"kafka-tools-{KAFKA_VERSION}.sha256"
 
 _CENTRAL: Final = "https://repo.maven.apache.org/maven2"
 _ATTEMPTS: Final = 3
+_ABANDONED_SECONDS: Final = 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,7 @@ def class_path(progress: Progress, *names: str) -> str:
         require_space(folder, 2 * total + 1_000_000, "Kafka's files (HEADRACE_CACHE says where they go)")
         what = f"Apache Kafka {KAFKA_VERSION}" if whole else f"{len(missing)} of Apache Kafka's {len(sums)} files"
         progress.say(f"Fetching {what} into {folder} (once) …")
-        _fetch_all(folder, {path: sums[path] for path in missing}, total, progress)
+        _fetch_all(folder, {path: sums[path] for path in missing}, _Meter(total, progress))
     with ThreadPoolExecutor(max_workers=4) as pool:
         found = dict(zip(sums, pool.map(lambda path: sha256(folder / path), sums), strict=True))
     for path, digest in sums.items():
@@ -102,42 +104,69 @@ def class_path(progress: Progress, *names: str) -> str:
     return os.pathsep.join(str(folder / path) for path in sums)
 
 
-def _fetch_all(folder: Path, sums: dict[str, str], total: int, progress: Progress) -> None:
-    lock = threading.Lock()
-    done = 0
+class _Meter:
+    """Counts bytes of several downloads together, and tells them to stop once one of them has failed."""
 
-    def count(size: int) -> None:
-        nonlocal done
-        with lock:
-            done += size
-            if total:
-                progress.fetched("Apache Kafka", min(done, total - 1), total)
+    def __init__(self, total: int, progress: Progress) -> None:
+        self._total = total
+        self._progress = progress
+        self._lock = threading.Lock()
+        self._done = 0
+        self.given_up = False
 
+    def count(self, size: int) -> None:
+        if self.given_up:
+            raise HeadraceError("another file could not be fetched")
+        with self._lock:
+            self._done += size
+            if self._total:
+                self._progress.fetched("Apache Kafka", min(self._done, self._total - 1), self._total)
+
+    def finish(self) -> None:
+        if self._total:
+            self._progress.fetched("Apache Kafka", self._total, self._total)
+
+
+def _fetch_all(folder: Path, sums: dict[str, str], meter: _Meter) -> None:
+    """Fetch into a folder of our own, check there, move by one rename each.
+
+    Whoever fetches at the same time, and whoever is killed meanwhile: the cache holds whole files only.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # Files come into a folder of their own, are checked there and moved by one rename: whoever fetches at the
-        # same time, and whatever is killed meanwhile, the cache holds whole files only.
+        _remove_abandoned(folder)
         with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder) as own:
-            with ThreadPoolExecutor(max_workers=8) as pool:
-                tasks = [pool.submit(_fetch, Path(own), path, digest, count) for path, digest in sums.items()]
-                try:
-                    for task in tasks:
-                        task.result()
-                finally:
-                    pool.shutdown(cancel_futures=True)
+            _fetch_side_by_side(Path(own), sums, meter)
             for path in sums:
                 (folder / path).parent.mkdir(parents=True, exist_ok=True)
                 (Path(own) / path).replace(folder / path)
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            raise HeadraceError(
-                f"The disk of {folder} is full. Make room there, or name another place by HEADRACE_CACHE."
-            ) from None
-        raise HeadraceError(
-            f"Kafka's files can't be kept in {folder} ({error}). Name another place by HEADRACE_CACHE."
-        ) from None
-    if total:
-        progress.fetched("Apache Kafka", total, total)
+            why = f"The disk of {folder} is full. Make room there"
+        else:
+            why = f"Kafka's files can't be kept in {folder} ({error}). Mend that"
+        raise HeadraceError(f"{why}, or name another place by HEADRACE_CACHE.") from None
+    meter.finish()
+
+
+def _fetch_side_by_side(own: Path, sums: dict[str, str], meter: _Meter) -> None:
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        tasks = [pool.submit(_fetch, own, path, digest, meter.count) for path, digest in sums.items()]
+        try:
+            for task in as_completed(tasks):
+                task.result()
+        except BaseException:
+            meter.given_up = True
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """What somebody who was killed while fetching has left."""
+    for left in folder.glob(".fetch-*"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - left.stat().st_mtime > _ABANDONED_SECONDS:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def _fetch(own: Path, path: str, digest: str, count: Callable[[int], None]) -> None:

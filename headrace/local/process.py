@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MAX_LOG_BYTES: Final = 8 * 1024 * 1024
+_SAME_START_SECONDS: Final = 2.0  # the kernel tells it since boot, and the time of boot moves with the clock
 
 # Runs in the child between fork and exec: ask the kernel for SIGKILL at the parent's death, and leave at once when
 # the parent died before that was asked. It survives exec, so it holds for the program itself.
@@ -41,7 +42,7 @@ class Child:
     """A process started here: its output goes to a log file, and it dies when this process dies, even by SIGKILL.
 
     It has a session of its own, so that a Ctrl-C on the terminal reaches only this process, which stops its children
-    in order. (Outside Linux, the death of the parent is only noticed by the next start, see `Stack.clean_up`.)
+    in order. (Outside Linux, the death of the parent is only noticed by the next start, see `end_leftover`.)
     """
 
     def __init__(
@@ -111,6 +112,12 @@ class Child:
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
 
+    def kill_soon(self) -> None:
+        """SIGKILL without waiting; may be called from a signal handler."""
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
+
     def pause(self) -> None:
         """SIGSTOP: it is there, and does nothing."""
         self._signal(signal.SIGSTOP)
@@ -146,7 +153,7 @@ def end_leftover(pid: int, started: float, *, timeout: float = 5) -> bool:
     """
     try:
         process = psutil.Process(pid)
-        if not started or abs(process.create_time() - started) > 0.01:
+        if abs(process.create_time() - started) > _SAME_START_SECONDS:
             return False
         process.terminate()
         process.send_signal(signal.SIGCONT)  # a paused one couldn't end

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Protocol
 
 import click
@@ -36,7 +37,8 @@ class Lines:
         self._quarter: dict[str, int] = {}
 
     def say(self, text: str) -> None:
-        click.echo(text, err=True)
+        with contextlib.suppress(OSError):  # nobody looks any more: no reason to stop
+            click.echo(text, err=True)
 
     def fetched(self, what: str, done: int, total: int) -> None:
         quarter = 4 * done // total if total else 4
@@ -64,7 +66,8 @@ class Bar:
         self._tasks: dict[str, int] = {}
 
     def say(self, text: str) -> None:
-        self._bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        with contextlib.suppress(OSError):
+            self._bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def fetched(self, what: str, done: int, total: int) -> None:
         if what not in self._tasks:
