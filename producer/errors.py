@@ -1,0 +1,81 @@
+"""Every answer that isn't 200, in one table. The bodies are problem+json (RFC 9457)."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any, Final, NamedTuple
+
+import orjson
+
+MEDIA_TYPE: Final = b"application/problem+json"
+
+
+class Row(NamedTuple):
+    status: int
+    name: str
+    title: str
+    retry_after: int | None = None
+
+
+class Kind(Enum):
+    """What may go wrong, as the caller sees it. 503s tell in seconds when to try again."""
+
+    NOT_JSON = Row(400, "not-json", "The body is not JSON")
+    NOT_A_COLLECTION = Row(400, "not-a-collection", "The body holds no collection of payloads")
+    EMPTY_BODY = Row(400, "empty-body", "The body is empty")
+    BAD_HEADER = Row(400, "bad-header", "A header can't be used")
+    NOT_FOUND = Row(404, "not-found", "There is nothing here")
+    METHOD_NOT_ALLOWED = Row(405, "method-not-allowed", "This method is not taken here")
+    BODY_TIMEOUT = Row(408, "body-timeout", "The body took too long to come")
+    TOO_LONG = Row(413, "too-long", "The request is too long")
+    UNSUPPORTED = Row(415, "unsupported", "The body's form is not known here")
+    INTERNAL = Row(500, "internal", "Something went wrong here")
+    QUEUE_FULL = Row(503, "queue-full", "Too much is waiting for Kafka", 1)
+    KAFKA_AWAY = Row(503, "kafka-away", "Kafka can't be published to now", 2)
+    LEAVING = Row(503, "leaving", "headrace is leaving", 1)
+    OUTCOME_UNKNOWN = Row(503, "outcome-unknown", "Kafka did not acknowledge in time", 2)
+
+    @property
+    def status(self) -> int:
+        return self.value.status
+
+
+class Problem(Exception):  # noqa: N818 - RFC 9457's word for it
+    """A request that is not answered with 200: nothing of it is in Kafka, unless its kind is OUTCOME_UNKNOWN.
+
+    `members` stand beside the detail in the body: `index` of the bad payload, counted from 0, `byte`, `limit`, …
+    """
+
+    def __init__(self, kind: Kind, detail: str, **members: Any) -> None:
+        super().__init__(detail)
+        self.kind = kind
+        self.detail = detail
+        self.members = members
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
+
+
+def answer(problem: Problem) -> Answer:
+    """The response that tells a problem."""
+    status, name, title, retry_after = problem.kind.value
+    body = orjson.dumps(
+        {
+            "type": f"urn:headrace:problem:{name}",
+            "title": title,
+            "status": status,
+            "detail": problem.detail,
+            **problem.members,
+        }
+    )
+    headers = [(b"content-type", MEDIA_TYPE), (b"content-length", b"%d" % len(body))]
+    if retry_after is not None:
+        headers.append((b"retry-after", b"%d" % retry_after))
+    if "allow" in problem.members:
+        headers.append((b"allow", problem.members["allow"].encode("latin-1")))
+    if problem.kind in {Kind.BODY_TIMEOUT, Kind.LEAVING}:
+        headers.append((b"connection", b"close"))  # what is still to come of the body must not be taken for a request
+    return Answer(status, headers, body)

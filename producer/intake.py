@@ -1,0 +1,206 @@
+"""Where requests wait for Kafka: what may come in, when it goes on, and what each is answered."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final, Protocol
+
+from producer.batches import BATCH_OVERHEAD, Batch, Batcher, Budget, Request, record_bytes
+from producer.errors import Kind, Problem
+from producer.metrics import PUBLISH_SECONDS, TALLY
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from producer.batches import Headers
+    from producer.settings import ProducerSettings
+
+DEFAULT_BATCH_LIMIT: Final = 1_048_588  # Kafka's own default of max.message.bytes
+FULL_BATCH: Final = 1_000_000  # requests are put together up to here; a single one may be as long as the topic allows
+TICK_SECONDS: Final = 0.1
+
+UNKNOWN: Final = "The payloads may be in Kafka or come there still; sending them again may double them."
+
+
+class Outlet(Protocol):
+    """What batches leave through: a producer that works."""
+
+    def partitions(self) -> Sequence[int]:
+        """Those that have a leader now."""
+        ...
+
+    def lanes(self) -> int:
+        """How many brokers lead them."""
+        ...
+
+    def send(self, batch: Batch) -> None:
+        """Begin to send; `Intake.landed` is called when it is over. Must not raise, and not call back at once."""
+        ...
+
+
+class Intake:
+    """Holds requests, within a budget, until their batches have landed; open while it has an outlet.
+
+    Promises: an outcome without an exception means that Kafka acknowledged all payloads of the request. The Problem
+    of an outcome that is not OUTCOME_UNKNOWN means that Kafka has none of them. Every outcome comes within about
+    REQUEST_TIMEOUT_SECONDS, while `tick` runs.
+    """
+
+    def __init__(self, settings: ProducerSettings) -> None:
+        self._topic = settings.kafka_topic
+        self._patience = settings.request_timeout_seconds
+        self.budget = Budget(settings.memory_budget_bytes, settings.max_queue)
+        self.batch_limit = DEFAULT_BATCH_LIMIT
+        self._batcher = Batcher(linger=settings.linger_ms / 1000, full=FULL_BATCH)
+        self._outlet: Outlet | None = None
+        self._closed_because = "Kafka is not connected yet."
+        self._timer: asyncio.TimerHandle | None = None
+        self._drain_until = float("inf")
+
+    # What requests see
+
+    def check_open(self, size: int) -> None:
+        """Raises Problem when a body of `size` bytes could not be taken now. Cheap enough to ask before it is read."""
+        if self._outlet is None:
+            raise Problem(Kind.KAFKA_AWAY, self._closed_because)
+        if not self.budget.has_room(size, 1):
+            raise self._full()
+
+    def submit(self, payloads: list[bytes], headers: Headers, reserved: int) -> asyncio.Future[None]:
+        """Line up a request; its outcome tells when it is durable. Raises Problem when it can't be taken.
+
+        `reserved` bytes of the budget become the intake's to give back, unless it raises.
+        """
+        count = len(payloads)
+        size = record_bytes(count, sum(map(len, payloads)), headers)
+        if size + BATCH_OVERHEAD > self.batch_limit or count > self.budget.max_payloads:
+            raise self._too_long(count, size + BATCH_OVERHEAD)
+        self.check_open(0)
+        if not self.budget.has_room(0, count):
+            raise self._full()
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        deadline = min(now + self._patience, self._drain_until)
+        request = Request(payloads, headers, size, reserved, deadline, loop.create_future())
+        self.budget.take(0, count)
+        self._batcher.add(request, now)
+        if self._timer is None or self._batcher.is_full:
+            self.pump()
+        return request.outcome
+
+    def _too_long(self, count: int, size: int) -> Problem:
+        if count > self.budget.max_payloads:
+            return Problem(
+                Kind.TOO_LONG,
+                f"The request has {count} payloads, and no more than {self.budget.max_payloads} may wait at a time "
+                "(MAX_QUEUE). Send fewer in a request.",
+                limit=self.budget.max_payloads,
+            )
+        return Problem(
+            Kind.TOO_LONG,
+            f"As records, the request's payloads ({count}) take up to {size} bytes, and a record batch of topic "
+            f"{self._topic} may have {self.batch_limit} (its max.message.bytes). Send fewer in a request.",
+            limit=self.batch_limit,
+        )
+
+    def _full(self) -> Problem:
+        budget = self.budget
+        return Problem(
+            Kind.QUEUE_FULL,
+            f"{budget.payloads} payloads wait for Kafka (MAX_QUEUE is {budget.max_payloads}), and {budget.bytes} bytes "
+            f"are taken (MEMORY_BUDGET_BYTES is {budget.max_bytes}).",
+        )
+
+    # What the publisher sees
+
+    @property
+    def flights(self) -> list[Batch]:
+        return self._batcher.flights
+
+    def open(self, outlet: Outlet) -> None:
+        self._outlet = outlet
+        self._batcher.forget_flights()
+        self.pump()
+
+    def close(self, because: str) -> None:
+        """New requests are refused from now on. Those in line wait for the next outlet until their time is up."""
+        self._outlet = None
+        self._closed_because = because
+
+    def landed(self, batch: Batch, now: float, problem: Problem | None) -> None:
+        """A batch is acknowledged (None), or will never be heard of again."""
+        if problem is None:
+            TALLY.batches += 1
+            TALLY.payloads += batch.payloads
+            TALLY.bytes += sum(request.reserved for request in batch.requests)
+            PUBLISH_SECONDS.observe(now - batch.sent_at)
+        self._batcher.landed(batch)
+        for request in batch.requests:
+            _settle(request, problem)
+            self.budget.give_back(request.reserved, request.count)
+        self.pump()
+
+    def pump(self) -> None:
+        """Send what is to be sent now, and be back when there may be more."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        if self._outlet is not None:
+            partitions, lanes = self._outlet.partitions(), self._outlet.lanes()
+            while (batch := self._batcher.next(now, partitions, lanes)) is not None:
+                self._outlet.send(batch)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        wake_at = self._batcher.wake_at(now)
+        if wake_at is not None:
+            self._timer = loop.call_at(wake_at, self._wake)
+
+    def _wake(self) -> None:
+        self._timer = None
+        self.pump()
+
+    # Time
+
+    def drain(self, until: float) -> None:
+        """Wait for nobody's company any more; every outcome comes before `until` (the loop's time)."""
+        self._drain_until = until
+        self._batcher.hurry(until)
+        self.pump()
+
+    async def tick(self) -> None:
+        """Settle requests whose time is up, whatever Kafka does. Runs until cancelled; then nothing stays in line."""
+        loop = asyncio.get_running_loop()
+        try:
+            while True:
+                await asyncio.sleep(TICK_SECONDS)
+                self._settle_late(loop.time())
+                TALLY.waiting_payloads = self.budget.payloads
+                TALLY.waiting_bytes = self.budget.bytes
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._settle_late(float("inf"))
+
+    def _settle_late(self, now: float) -> None:
+        for request in self._batcher.late(now):
+            _settle(
+                request,
+                Problem(Kind.KAFKA_AWAY, f"Kafka took no more for {self._patience:g} s. Nothing was published."),
+            )
+            self.budget.give_back(request.reserved, request.count)
+        for batch in self._batcher.flights:
+            for request in batch.requests:
+                if request.deadline <= now and not request.outcome.done():
+                    _settle(
+                        request,
+                        Problem(Kind.OUTCOME_UNKNOWN, f"No acknowledgement within {self._patience:g} s. {UNKNOWN}"),
+                    )
+
+
+def _settle(request: Request, problem: Problem | None) -> None:
+    if request.outcome.done():
+        return
+    if problem is None:
+        request.outcome.set_result(None)
+    else:
+        request.outcome.set_exception(problem)

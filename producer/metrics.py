@@ -1,0 +1,59 @@
+"""What the producer tells at /metrics. Plain numbers on the hot path, made into metrics only when somebody asks."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Final
+
+from prometheus_client import REGISTRY, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from prometheus_client.metrics_core import Metric
+
+
+class Tally(Collector):
+    """Counts since the process began."""
+
+    def __init__(self) -> None:
+        self.requests: Counter[int] = Counter()
+        self.payloads = 0
+        self.bytes = 0
+        self.batches = 0
+        self.replacements = 0
+        self.waiting_payloads = 0
+        self.waiting_bytes = 0
+
+    def collect(self) -> Iterator[Metric]:
+        requests = CounterMetricFamily(
+            "headrace_producer_requests", "requests to /payloads by status", labels=["status"]
+        )
+        for status, count in sorted(self.requests.items()):
+            requests.add_metric([str(status)], count)
+        yield requests
+        for name, text, value in (
+            ("payloads", "payloads that Kafka acknowledged", self.payloads),
+            ("payload_bytes", "bytes of payloads that Kafka acknowledged", self.bytes),
+            ("batches", "record batches that Kafka acknowledged", self.batches),
+            ("replacements", "Kafka producers that failed for good and were replaced", self.replacements),
+        ):
+            yield CounterMetricFamily(f"headrace_producer_{name}", text, value)
+        yield GaugeMetricFamily(
+            "headrace_producer_waiting_payloads", "payloads that Kafka has not acknowledged yet", self.waiting_payloads
+        )
+        yield GaugeMetricFamily(
+            "headrace_producer_waiting_bytes", "bytes of the memory budget that are taken", self.waiting_bytes
+        )
+
+
+TALLY: Final = Tally()
+REGISTRY.register(TALLY)
+
+PUBLISH_SECONDS: Final = Histogram(
+    "headrace_producer_publish_seconds",
+    "from handing a batch to the Kafka client to its acknowledgement",
+    buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+)

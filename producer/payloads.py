@@ -1,0 +1,157 @@
+"""From a request's body to its payloads: slices of the very bytes that came, checked but never printed anew."""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import Final
+
+import msgspec
+
+from producer.errors import Kind, Problem
+from producer.positions import index_at, names_data_twice, payload_spans
+
+WHITESPACE: Final = b" \t\r\n"
+_EXAMPLE: Final = 'Send {"data": [payload, …]}, or one payload a line as application/x-ndjson.'
+_SHALLOW: Final = 400  # what is nested deeper than the reader goes is surely deeper than this
+
+_BYTE = re.compile(r" \(byte (\d+)\)$")
+_SURROGATE = re.compile(rb"(?<!\\)((?:\\\\)*)\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
+_NOT_A_NUMBER = re.compile(rb"-?(?:NaN|Inf(?:inity)?)", re.IGNORECASE)
+
+
+class _Envelope(msgspec.Struct):
+    data: msgspec.Raw
+
+
+_envelope = msgspec.json.Decoder(_Envelope)
+_array = msgspec.json.Decoder(list[msgspec.Raw])
+_value = msgspec.json.Decoder(msgspec.Raw)
+
+
+def split_envelope(body: bytes) -> list[bytes]:
+    """The payloads of `{"version": …, "token": …, "data": [payload, …]}`; only `data` must be there.
+
+    Raises Problem, and nothing else, for any other body.
+    """
+    _check_text(body)
+    try:
+        array = bytes(_envelope.decode(body).data)
+        payloads = list(map(bytes, _array.decode(array)))
+    except msgspec.ValidationError as error:
+        raise Problem(Kind.NOT_A_COLLECTION, _shape(str(error))) from None
+    except msgspec.DecodeError as error:
+        paired = _without_surrogates(body)
+        if paired is not None:
+            split_envelope(paired)
+            return [body[begin:end].strip(WHITESPACE) for begin, end in payload_spans(body)]
+        raise _malformed(body, error) from None
+    except RecursionError:
+        raise _too_deep(index_at(body, len(body), deepest=_SHALLOW)) from None
+    start = body.find(array)
+    around = body[:start] + body[start + len(array) :]
+    if (around.count(b'"data"') != 1 or b"\\" in around) and names_data_twice(around):
+        raise Problem(Kind.NOT_A_COLLECTION, 'The body names "data" more than once; one of them would be lost.')
+    return payloads
+
+
+def split_lines(body: bytes) -> list[bytes]:
+    """The payloads of a body that has one a line; empty lines don't count. Raises Problem, and nothing else."""
+    _check_text(body)
+    payloads: list[bytes] = []
+    for number, line in enumerate(body.split(b"\n"), 1):
+        payload = line.strip(WHITESPACE)
+        if not payload:
+            continue
+        try:
+            _value.decode(payload)
+        except msgspec.DecodeError as error:
+            paired = _without_surrogates(payload)
+            try:
+                if paired is None:
+                    raise
+                _value.decode(paired)
+            except msgspec.DecodeError:
+                what, _, hint = _reason(payload, error)
+                raise Problem(
+                    Kind.NOT_JSON, f"Line {number} is not JSON: {what}.{hint}", index=len(payloads), line=number
+                ) from None
+        except RecursionError:
+            raise _too_deep(len(payloads)) from None
+        payloads.append(payload)
+    return payloads
+
+
+def _check_text(body: bytes) -> None:
+    if body.startswith(b"\xef\xbb\xbf"):
+        raise Problem(
+            Kind.NOT_JSON, "The body begins with a byte order mark (EF BB BF). Send UTF-8 without it.", byte=0
+        )
+    if not body.isascii():
+        try:
+            body.decode()
+        except UnicodeDecodeError as error:
+            index = index_at(body, error.start)
+            raise Problem(
+                Kind.NOT_JSON,
+                f"The body is not UTF-8: {error.reason} at byte {error.start}{_where(index)}.",
+                byte=error.start,
+                **_index_member(index),
+            ) from None
+    elif not body.strip(WHITESPACE):
+        raise Problem(Kind.EMPTY_BODY, f"The body is empty. {_EXAMPLE}")
+
+
+def _shape(message: str) -> str:
+    if "missing required field" in message:
+        return f'The body has no "data". {_EXAMPLE}'
+    got = message.rpartition("got ")[2].split("`")[1] if "got `" in message else "something else"
+    if "Expected `array`" in message:
+        return f'"data" is of type {got}, where an array is expected. {_EXAMPLE}'
+    return f"The body is of type {got}, where an object is expected. {_EXAMPLE}"
+
+
+def _malformed(body: bytes, error: msgspec.DecodeError) -> Problem:
+    what, position, hint = _reason(body, error)
+    index = index_at(body, position)
+    detail = f"The body is not JSON: {what} at byte {position}{_where(index)}.{hint}"
+    return Problem(Kind.NOT_JSON, detail, byte=position, **_index_member(index))
+
+
+def _reason(text: bytes, error: msgspec.DecodeError) -> tuple[str, int, str]:
+    """What is wrong, at which byte, and a hint."""
+    message = str(error).removeprefix("JSON is malformed: ")
+    found = _BYTE.search(message)
+    if found is None:
+        return "it ends too early", len(text), ""
+    position = int(found[1])
+    hint = ""
+    begin = max(position - 1, 0) if text[max(position - 1, 0) : position] == b"-" else position
+    if word := _NOT_A_NUMBER.match(text, begin):
+        hint = f" JSON has no {word[0].decode()}; send null or a string."
+    return message[: found.start()], position, hint
+
+
+def _too_deep(index: int | None) -> Problem:
+    levels = sys.getrecursionlimit()
+    what = "The body" if index is None else f"Payload {index} (counted from 0)"
+    return Problem(
+        Kind.NOT_JSON, f"{what} is nested too deep to be read (about {levels} levels are).", **_index_member(index)
+    )
+
+
+def _where(index: int | None) -> str:
+    return "" if index is None else f", in payload {index} (counted from 0)"
+
+
+def _index_member(index: int | None) -> dict[str, int]:
+    return {} if index is None else {"index": index}
+
+
+def _without_surrogates(body: bytes) -> bytes | None:
+    r"""The body with each surrogate escape (\ud800 to \udfff) made an A, as long as before; None when there is none.
+
+    A lone one is good JSON (RFC 8259, section 8.2), but msgspec does not take it: what it checks is this copy.
+    """
+    paired, count = _SURROGATE.subn(rb"\1\\u0041", body)
+    return paired if count else None

@@ -1,0 +1,266 @@
+"""Batches into Kafka through an idempotent producer, and another one when that breaks."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from typing import TYPE_CHECKING, Final
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError, ProducerClosed
+
+from headrace.errors import HeadraceError
+from headrace.kafka import TopicMissing, open_cluster
+from producer.batches import BATCH_OVERHEAD
+from producer.errors import Kind, Problem
+from producer.intake import UNKNOWN
+from producer.metrics import TALLY
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from aiokafka.producer.message_accumulator import BatchBuilder
+
+    from headrace.kafka import KafkaCluster
+    from headrace.management import Health
+    from producer.batches import Batch
+    from producer.intake import Intake
+    from producer.settings import ProducerSettings
+
+logger = logging.getLogger(__name__)
+
+UNBOUNDED: Final = 1 << 30  # aiokafka's own limit would cut a request in two; sizes are checked before
+STUCK_AFTER: Final = 3.0  # times REQUEST_TIMEOUT_SECONDS; aiokafka retries an idempotent batch for ever
+PROBE_SECONDS: Final = 2.0
+LIMIT_ASKED_SECONDS: Final = 60.0
+FIRST_PAUSE_SECONDS: Final = 0.2
+LAST_PAUSE_SECONDS: Final = 3.0
+
+
+class Link:
+    """One AIOKafkaProducer and its deliveries, the intake's outlet. Broken it stays so: a new producer, a new link."""
+
+    def __init__(self, producer: AIOKafkaProducer, topic: str, intake: Intake) -> None:
+        self._producer = producer
+        self._topic = topic
+        self._intake = intake
+        self._deliveries: set[asyncio.Task[None]] = set()
+        self.broken = asyncio.Event()
+        self.why = ""
+        self.last_success = float("-inf")
+
+    def fail(self, why: str) -> None:
+        """Not to be trusted any more; the first reason counts."""
+        if not self.broken.is_set():
+            self.why = why
+            self.broken.set()
+            self._intake.close(f"The Kafka producer failed ({why}) and is being replaced.")
+
+    def partitions(self) -> Sequence[int]:
+        return tuple(self._producer.client.cluster.available_partitions_for_topic(self._topic) or ())
+
+    def lanes(self) -> int:
+        return max(1, len(self._producer.client.cluster.brokers()))
+
+    def send(self, batch: Batch) -> None:
+        builder = self._producer.create_batch()
+        append = builder.append
+        now_ms = int(time.time() * 1000)  # the same for all: deltas of 0 are part of what record_bytes promises
+        for request in batch.requests:
+            for payload in request.payloads:
+                entry = append(timestamp=now_ms, key=None, value=payload, headers=request.headers)
+                assert entry is not None
+            request.payloads = []  # the builder has them now; memory holds them once
+        builder.close()
+        delivery = asyncio.create_task(self._deliver(batch, builder))
+        self._deliveries.add(delivery)
+        delivery.add_done_callback(self._deliveries.discard)
+
+    async def _deliver(self, batch: Batch, builder: BatchBuilder) -> None:
+        """See one batch through. It has landed when this returns or is cancelled."""
+        problem: Problem | None = Problem(Kind.OUTCOME_UNKNOWN, f"The Kafka producer was given up. {UNKNOWN}")
+        try:
+            acknowledged = await self._producer.send_batch(builder, self._topic, partition=batch.partition)
+            await acknowledged
+            problem = None
+            self.last_success = asyncio.get_running_loop().time()
+        except MessageSizeTooLargeError:
+            # The topic's limit shrank, or can't be read. Who sends this again shall get a 413, not break the next one.
+            self._intake.batch_limit = min(self._intake.batch_limit, max(batch.size // 2, 2 * BATCH_OVERHEAD))
+            problem = Problem(
+                Kind.KAFKA_AWAY, "Kafka refused a record batch as too large. Nothing was published; try again."
+            )
+            self.fail(f"Kafka refused a batch of up to {batch.size} bytes as too large")
+        except Exception as error:  # noqa: BLE001 - whatever the client raises, it is not trusted any more and callers need an answer
+            problem = Problem(Kind.OUTCOME_UNKNOWN, f"Kafka did not take them: {type(error).__name__}. {UNKNOWN}")
+            self.fail(f"{type(error).__name__} {error}".rstrip())
+        finally:
+            self._intake.landed(batch, asyncio.get_running_loop().time(), problem)
+
+    async def retire(self, seconds: float) -> None:
+        """Let what is under way come to its end, for so long; then close, without waiting for Kafka."""
+        if self._deliveries:
+            await asyncio.wait(self._deliveries, timeout=seconds)
+        while self._deliveries:
+            for delivery in self._deliveries:
+                delivery.cancel()
+            await asyncio.wait(self._deliveries)
+        await _close(self._producer)
+
+
+class Publisher:
+    """Gives the intake a link while there is one to be had. What it lacks, the health and refused requests tell."""
+
+    def __init__(self, settings: ProducerSettings, health: Health, intake: Intake) -> None:
+        self._settings = settings
+        self._topic = settings.kafka_topic
+        self._health = health
+        self._intake = intake
+        self._leave_by = float("-inf")
+        self._retiring: set[asyncio.Task[None]] = set()
+        self._said = ""
+        self._report("Kafka is not connected yet.")
+
+    def drain(self, until: float) -> None:
+        """When `run` is cancelled, batches under way have until then (the loop's time)."""
+        self._leave_by = until
+        self._intake.drain(until)
+
+    async def run(self) -> None:
+        """Keep a link until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._intake.tick())
+            pause = FIRST_PAUSE_SECONDS
+            while True:
+                try:
+                    link = await self._session()
+                except (KafkaError, HeadraceError, OSError) as error:  # TimeoutError is an OSError
+                    self._report(_told(error))
+                    await asyncio.sleep(pause)
+                    pause = min(pause * 2, LAST_PAUSE_SECONDS)
+                else:
+                    TALLY.replacements += 1
+                    self._report(f"The Kafka producer failed ({link.why}) and is being replaced.")
+                    group.create_task(link.retire(self._settings.request_timeout_seconds))
+                    pause = FIRST_PAUSE_SECONDS
+
+    async def _session(self) -> Link:
+        """One link's life. Returns it when it broke; raises when there was none to be had."""
+        async with contextlib.AsyncExitStack() as stack:
+            async with asyncio.timeout(self._settings.request_timeout_seconds):
+                cluster = await stack.enter_async_context(open_cluster(self._settings))
+                await cluster.ensure_topic(
+                    self._topic,
+                    partitions=self._settings.kafka_topic_partitions,
+                    replication=self._settings.kafka_topic_replication,
+                )
+                await self._ask_limit(cluster)
+                link = Link(await self._start_producer(), self._topic, self._intake)
+            self._report(None)
+            logger.info(
+                "Publishing to Kafka topic %s; a request may take %d bytes", self._topic, self._intake.batch_limit
+            )
+            self._intake.open(link)
+            probe = asyncio.create_task(self._probe(link, cluster))
+            try:
+                await link.broken.wait()
+            except asyncio.CancelledError:
+                await link.retire(max(0.0, self._leave_by - asyncio.get_running_loop().time()))
+                raise
+            finally:
+                probe.cancel()
+                await asyncio.wait([probe])
+        return link
+
+    async def _start_producer(self) -> AIOKafkaProducer:
+        settings = self._settings
+        producer = AIOKafkaProducer(
+            **settings.kafka_options(),
+            client_id="headrace-producer",
+            acks="all",
+            enable_idempotence=True,
+            compression_type=None if settings.kafka_compression == "none" else settings.kafka_compression,
+            linger_ms=0,
+            max_batch_size=UNBOUNDED,
+            request_timeout_ms=int(settings.request_timeout_seconds * 1000),
+            metadata_max_age_ms=60_000,
+        )
+        try:
+            await producer.start()
+            await producer.partitions_for(self._topic)
+        except BaseException:
+            await _close(producer)
+            raise
+        return producer
+
+    async def _probe(self, link: Link, cluster: KafkaCluster) -> None:
+        """Is Kafka there, is the topic, what may a batch have, is anything stuck? Also when nobody sends anything."""
+        loop = asyncio.get_running_loop()
+        patience = self._settings.request_timeout_seconds
+        asked = answered = loop.time()
+        while not link.broken.is_set():
+            await asyncio.sleep(PROBE_SECONDS)
+            began = loop.time()
+            try:
+                async with asyncio.timeout(patience):
+                    await cluster.topic(self._topic)
+                    if began - asked > LIMIT_ASKED_SECONDS:
+                        await self._ask_limit(cluster)
+                        asked = began
+            except TopicMissing as error:
+                link.fail(str(error))
+            except (HeadraceError, KafkaError, OSError) as error:
+                answered = max(answered, link.last_success)
+                if answered < began:
+                    self._health.report("kafka", _told(error))
+                if loop.time() - answered > patience:
+                    link.fail(_told(error))
+            else:
+                answered = loop.time()
+                self._health.report("kafka", None)
+            for batch in self._intake.flights:
+                if loop.time() - batch.sent_at > STUCK_AFTER * patience:
+                    link.fail(
+                        f"a batch for partition {batch.partition} was not acknowledged for {STUCK_AFTER * patience:g} s"
+                    )
+
+    async def _ask_limit(self, cluster: KafkaCluster) -> None:
+        told = await cluster.topic_config(self._topic, "max.message.bytes")
+        if told is not None:
+            self._intake.batch_limit = int(told)
+
+    def _report(self, problem: str | None) -> None:
+        self._health.report("kafka", problem)
+        if problem is not None:
+            self._intake.close(problem)
+            if problem != self._said:
+                logger.warning("Requests are answered 503 for now. %s", problem)
+        self._said = problem or ""
+
+
+def _told(error: Exception) -> str:
+    return (
+        str(error)
+        if isinstance(error, HeadraceError)
+        else f"Kafka does not answer: {type(error).__name__} {error}".rstrip()
+    )
+
+
+async def _close(producer: AIOKafkaProducer) -> None:
+    """Close a producer that nobody waits for, within two seconds or so, whether Kafka is there or not.
+
+    aiokafka's stop() sends what is left for as long as it takes, and cancelled half-way it leaves its sender running:
+    so nothing is left first, and connections are cut when replies don't come.
+    """
+    producer._message_accumulator.fail_all(ProducerClosed())  # noqa: SLF001 - there is no public way
+    stopping = asyncio.ensure_future(producer.stop())
+    await asyncio.wait([stopping], timeout=1)
+    if not stopping.done():
+        await producer.client.close()
+        await asyncio.wait([stopping], timeout=1)
+    stopping.cancel()
+    await asyncio.wait([stopping])
+    if not stopping.cancelled() and (error := stopping.exception()) is not None:
+        logger.debug("A Kafka producer did not close cleanly", exc_info=error)

@@ -1,0 +1,124 @@
+"""The producer as a process: sockets, signals, and the order of leaving."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import gc
+import logging
+import signal
+import socket
+from typing import TYPE_CHECKING, Any, Final
+
+import uvicorn
+
+from headrace.errors import HeadraceError
+from headrace.management import EmbeddedServer, Health, serve_management
+from producer.app import PATH, create_app
+from producer.ingest import Ingest
+from producer.intake import Intake
+from producer.publisher import Publisher
+
+if TYPE_CHECKING:
+    from producer.settings import ProducerSettings
+
+logger = logging.getLogger(__name__)
+
+LAST_WORDS_SECONDS: Final = 0.5  # of DRAIN_SECONDS, so that the last answers still get out
+BACKLOG: Final = 2048
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that takes connections. Raises HeadraceError that says what to do."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        server = socket.socket(family, kind, protocol)
+        try:
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            server.bind(address)
+            server.listen(BACKLOG)
+            server.setblocking(False)
+        except OSError:
+            server.close()
+            raise
+    except OSError as error:
+        raise HeadraceError(_cannot_listen(host, port, error)) from error
+    return server
+
+
+def _cannot_listen(host: str, port: int, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return (
+            f"Port {port} on {host} is taken by another program. Stop it, or set HTTP_PORT to a free one (0 finds one)."
+        )
+    if error.errno == errno.EACCES:
+        return f"Port {port} on {host} may not be opened by this user. Set HTTP_PORT to one above 1023."
+    if error.errno == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror):
+        return f"{host} is no address of this machine. Set HTTP_HOST to one that is, or to 0.0.0.0 for all."
+    return f"Could not listen on {host}:{port} (HTTP_HOST, HTTP_PORT): {error}"
+
+
+async def serve(settings: ProducerSettings, listener: socket.socket) -> None:
+    """Take payloads until SIGTERM or SIGINT; then answer what is in flight, within DRAIN_SECONDS, and return."""
+    loop = asyncio.get_running_loop()
+    health = Health()
+    intake = Intake(settings)
+    publisher = Publisher(settings, health, intake)
+    ingest = Ingest(settings, intake)
+    app: Any = create_app(ingest, health)
+    server = EmbeddedServer(
+        uvicorn.Config(
+            app,
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
+        )
+    )
+
+    def leave() -> None:
+        if server.should_exit:
+            server.force_exit = True
+            return
+        logger.info("Leaving: requests in flight have %g s", settings.drain_seconds)
+        health.report("leaving", "The producer is leaving.")
+        until = loop.time() + max(settings.drain_seconds - LAST_WORDS_SECONDS, 0)
+        ingest.drain(until)
+        publisher.drain(until)
+        server.should_exit = True
+
+    with contextlib.ExitStack() as stack:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, leave)
+            stack.callback(loop.remove_signal_handler, number)
+        address = listener.getsockname()
+        logger.info(
+            "Taking payloads at http://%s:%d%s",
+            f"[{address[0]}]" if ":" in address[0] else address[0],
+            address[1],
+            PATH,
+        )
+        async with asyncio.TaskGroup() as group:
+            parts = [
+                group.create_task(publisher.run()),
+                group.create_task(serve_management(health, settings.management_host, settings.management_port)),
+            ]
+            _quiet_garbage_collection()
+            await server.serve(sockets=[listener])
+            for part in parts:
+                part.cancel()
+    logger.info("Left")
+
+
+def _quiet_garbage_collection() -> None:
+    """What is there now stays; requests leave no cycles behind, so looking for them often is wasted."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)

@@ -1,0 +1,53 @@
+"""What the producer can be told."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from headrace.settings import MEBIBYTE, KafkaSettings
+
+_TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")
+
+
+class ProducerSettings(KafkaSettings):
+    """The HTTP front. One request's payloads go into one record batch, so a topic's max.message.bytes limits it too."""
+
+    http_host: str = Field("127.0.0.1", min_length=1, description="address that payloads are taken at")
+    http_port: int = Field(8000, ge=0, le=65535, description="port that payloads are taken at; 0: any free one")
+    kafka_topic: str = Field(description="topic that payloads are published to")
+    kafka_compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = Field(
+        "none", description="how record batches are packed on their way and in the topic"
+    )
+    max_length: int = Field(MEBIBYTE, ge=1, description="bytes of a request's body")
+    max_queue: int = Field(100_000, ge=1, description="payloads that may wait for Kafka; more are answered 503")
+    memory_budget_bytes: int = Field(
+        64 * MEBIBYTE,
+        ge=1,
+        description="bytes that bodies being read and payloads waiting for Kafka may take; over it: 503",
+    )
+    linger_ms: float = Field(5, ge=0, le=10_000, description="how long the first request of a batch waits for company")
+    request_timeout_seconds: float = Field(
+        10, gt=0, description="how long a request waits for Kafka's acknowledgement; after it: 503, outcome unknown"
+    )
+    body_timeout_seconds: float = Field(
+        20, gt=0, description="how long a request's body may take to come in; after it: 408"
+    )
+    drain_seconds: float = Field(10, gt=0, description="how long requests in flight may take after SIGTERM")
+
+    @field_validator("kafka_topic")
+    @classmethod
+    def _topic_name(cls, value: str) -> str:
+        if not _TOPIC.fullmatch(value) or value in {".", ".."}:
+            raise ValueError("is no topic name: up to 249 letters, digits, '.', '_' and '-'")
+        return value
+
+    @model_validator(mode="after")
+    def _body_fits_memory(self) -> Self:
+        if self.memory_budget_bytes < self.max_length:
+            raise ValueError(
+                f"MEMORY_BUDGET_BYTES={self.memory_budget_bytes} is less than one body (MAX_LENGTH={self.max_length})"
+            )
+        return self
