@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Any, Final
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.client import AIOKafkaClient
-from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka.client import AIOKafkaClient, CoordinationType
+from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
+from aiokafka.errors import BrokerResponseError, KafkaError, TopicAlreadyExistsError, for_code
 from aiokafka.protocol.abstract import AbstractType
+from aiokafka.protocol.admin import DescribeGroupsRequest
 from aiokafka.protocol.api import Request, RequestStruct, Response
+from aiokafka.protocol.commit import OffsetFetchRequest
 from aiokafka.protocol.offset import OffsetRequest
 from aiokafka.protocol.types import (
     Boolean,
@@ -30,10 +33,14 @@ from aiokafka.protocol.types import (
 from headrace.errors import HeadraceError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Mapping
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 
     from headrace.settings import KafkaSettings
 
+_COORDINATOR_MOVES: Final = frozenset({14, 15, 16})
+"""The coordinator is loading, not there yet, or another one: ask again in a moment."""
+_COORDINATOR_ATTEMPTS: Final = 50
+_COORDINATOR_PAUSE_SECONDS: Final = 0.2
 EARLIEST: Final = -2
 LATEST: Final = -1
 
@@ -138,6 +145,30 @@ class Topic:
     cluster_id: str
     partitions: tuple[int, ...]
 
+    @property
+    def topic_partitions(self) -> tuple[TopicPartition, ...]:
+        """The partitions with the topic's name, as other calls take them."""
+        return tuple(TopicPartition(self.name, partition) for partition in self.partitions)
+
+
+@dataclass(frozen=True, slots=True)
+class GroupMember:
+    """One consumer of a group, and what it was given."""
+
+    id: str
+    client: str
+    host: str
+    partitions: tuple[TopicPartition, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A consumer group as its coordinator knows it. `state`: Stable, Empty, Dead (there is no such group), …"""
+
+    name: str
+    state: str
+    members: tuple[GroupMember, ...]
+
 
 class KafkaCluster:
     """Questions to a cluster. Calls raise KafkaUnavailable, TopicMissing, or HeadraceError for a refusal."""
@@ -170,7 +201,9 @@ class KafkaCluster:
                 raise
         async with self._admin() as admin:
             with contextlib.suppress(TopicAlreadyExistsError):
-                answer = await admin.create_topics([NewTopic(name, partitions, replication)])
+                new = NewTopic(name, partitions, max(replication, 1))
+                new.replication_factor = replication  # it refuses -1, which Kafka takes for "as the brokers are set"
+                answer = await admin.create_topics([new])
                 for topic, code, *message in answer.topic_errors:
                     if code not in {0, 36}:
                         raise _error(f"Topic {topic} could not be created ({' '.join(map(str, message))})", code)
@@ -217,6 +250,66 @@ class KafkaCluster:
                         offsets[TopicPartition(topic, partition)] = offset
         return offsets
 
+    async def committed(
+        self, group: str, partitions: Iterable[TopicPartition]
+    ) -> dict[TopicPartition, tuple[int, str]]:
+        """A group's offset and metadata for each partition; (-1, "") only where Kafka says: nothing is committed."""
+        wanted: dict[str, list[int]] = {}
+        for tp in partitions:
+            wanted.setdefault(tp.topic, []).append(tp.partition)
+        if not wanted:
+            return {}
+        answer = await self._ask_coordinator(
+            group, OffsetFetchRequest(group, list(wanted.items())), lambda answer: answer.error_code
+        )
+        found = {}
+        for topic, rows in answer.topics:
+            for partition, offset, metadata, error_code in rows:
+                if error_code:
+                    raise _error(f"Group {group}: the offset of {topic}/{partition}", error_code)
+                found[TopicPartition(topic, partition)] = (offset, metadata or "")
+        for topic, numbers in wanted.items():
+            for number in numbers:
+                if TopicPartition(topic, number) not in found:
+                    raise KafkaUnavailable(f"Group {group}: Kafka told no offset of {topic}/{number}.")
+        return found
+
+    async def group(self, name: str) -> Group:
+        """A group's state and members; a group that nobody has heard of is Dead and has none."""
+        answer = await self._ask_coordinator(name, DescribeGroupsRequest([name]), lambda answer: answer.groups[0][0])
+        _, _, state, kind, _, members, *_ = answer.groups[0]
+        return Group(
+            name,
+            state,
+            tuple(
+                GroupMember(member_id, client, host, _assigned(assignment) if kind == "consumer" else ())
+                for member_id, client, host, _, assignment in members
+            ),
+        )
+
+    async def _ask_coordinator(self, group: str, request: Request[Any], error_of: Callable[[Any], int]) -> Any:
+        """Ask the group's coordinator, wherever it moves to; every error is looked at."""
+        code = 0
+        for attempt in range(_COORDINATOR_ATTEMPTS):
+            if attempt:
+                await asyncio.sleep(_COORDINATOR_PAUSE_SECONDS)
+            try:
+                node = await self._client.coordinator_lookup(CoordinationType.GROUP, group)
+            except BrokerResponseError as error:
+                code = error.errno
+                if code in _COORDINATOR_MOVES:
+                    continue
+                break
+            except (KafkaError, OSError) as error:
+                raise KafkaUnavailable(f"Kafka did not answer: {type(error).__name__} {error}".rstrip()) from error
+            answer = await self._ask(request, node)
+            code = error_of(answer)
+            if code not in _COORDINATOR_MOVES:
+                break
+        if code:
+            raise _error(f"Group {group}", code)
+        return answer
+
     async def _metadata_of(self, topic: str) -> None:
         if self._client.cluster.partitions_for_topic(topic) is None:
             self._client.add_topic(topic)
@@ -245,6 +338,13 @@ class KafkaCluster:
             raise KafkaUnavailable(f"Kafka did not answer: {type(error).__name__} {error}".rstrip()) from error
         finally:
             await admin.close()
+
+
+def _assigned(assignment: bytes) -> tuple[TopicPartition, ...]:
+    """A member's partitions; none while the group is still rebalancing."""
+    if not assignment:
+        return ()
+    return tuple(sorted(ConsumerProtocolMemberAssignment.decode(assignment).partitions()))
 
 
 def _error(what: str, code: int) -> HeadraceError:
