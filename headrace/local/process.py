@@ -153,18 +153,27 @@ def end_leftover(pid: int, started: float, *, timeout: float = 5) -> bool:
     """
     try:
         process = psutil.Process(pid)
-        if abs(process.create_time() - started) > _SAME_START_SECONDS:
+    except psutil.NoSuchProcess:
+        return False
+    try:
+        if abs(process.create_time() - started) > _SAME_START_SECONDS or _is_over(process):
             return False
         process.terminate()
-        process.send_signal(signal.SIGCONT)  # a paused one couldn't end
-        try:
-            process.wait(timeout)
-        except psutil.TimeoutExpired:
+        process.resume()  # a paused one couldn't end
+        for deadline in (Deadline(timeout), Deadline(timeout)):
+            while not (_is_over(process) or deadline.passed):
+                time.sleep(0.02)
+            if _is_over(process):
+                break
             process.kill()
-            process.wait(timeout)
-    except (psutil.NoSuchProcess, psutil.ZombieProcess):
-        return False
+    except psutil.NoSuchProcess:
+        pass
     return True
+
+
+def _is_over(process: psutil.Process) -> bool:
+    """Ended, though perhaps nobody has asked for its exit code."""
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
 class Deadline:
