@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 from headrace.errors import HeadraceError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from headrace.local.progress import Progress
 
@@ -82,8 +82,12 @@ def class_path(progress: Progress, *names: str) -> str:
 
     Raises HeadraceError when a file is not what the list says, or can't be had.
     """
+    return os.pathsep.join(map(str, provide([JarList.load(name) for name in names], progress)))
+
+
+def provide(lists: Sequence[JarList], progress: Progress) -> list[Path]:
+    """The files of these lists in the cache: there, and exactly what the lists say."""
     folder = cache_folder() / "maven"
-    lists = [JarList.load(name) for name in names]
     sums = {path: digest for each in lists for path, digest in each.sums.items()}
     missing = [path for path in sums if not (folder / path).exists()]
     if missing:
@@ -101,7 +105,7 @@ def class_path(progress: Progress, *names: str) -> str:
                 f"{folder / path} is not the file that headrace knows: its SHA-256 is {found[path]}, not {digest}. "
                 "It was not used. Remove it and start again to fetch it anew."
             )
-    return os.pathsep.join(str(folder / path) for path in sums)
+    return [folder / path for path in sums]
 
 
 class _Meter:

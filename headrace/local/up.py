@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 READY_SECONDS: Final = 60.0
 _LOOK_SECONDS: Final = 0.25
+_PATIENCE_SECONDS: Final = 10.0
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -94,16 +95,18 @@ class Up:
             )
             self._services.append((service, child, Follower(child.log, child.log_start)))
             self._stack.add(child)
-        deadline = Deadline(READY_SECONDS)
+        deadline, patience = Deadline(READY_SECONDS), Deadline(_PATIENCE_SECONDS)
         for service, child, _ in self._services:
             while (problem := _not_ready(service.ready_url)) is not None:
-                self._look()
+                self._look(show=patience.passed)
                 if deadline.passed:
                     raise HeadraceError(
                         f"The {service.name} was not ready within {READY_SECONDS:.0f} s: {problem}. "
                         f"The end of its log ({child.log}):\n{child.last_lines()}"
                     )
                 time.sleep(0.05)
+        if not patience.passed:
+            self._complaints()  # of a start that went well: no news
 
     def _log(self, service: Service) -> Path:
         return self._stack.logs / f"{service.name}.log"
@@ -111,11 +114,12 @@ class Up:
     def _watch(self) -> None:
         while not self._signals:
             self._wake.wait(_LOOK_SECONDS)
-            self._look()
+            self._look(show=True)
 
-    def _look(self) -> None:
+    def _look(self, *, show: bool) -> None:
         """Show what the services complain of; raise when a part is dead."""
-        self._show_complaints()
+        if show:
+            self._show_complaints()
         if self._signals:
             return
         for child in self._stack.children:
@@ -126,9 +130,13 @@ class Up:
                 )
 
     def _show_complaints(self) -> None:
-        for service, _, follower in self._services:
-            for line in follower.severe_lines():
-                self._progress.say(f"{service.name}: {line}")
+        for line in self._complaints():
+            self._progress.say(line)
+
+    def _complaints(self) -> list[str]:
+        return [
+            f"{service.name}: {line}" for service, _, follower in self._services for line in follower.severe_lines()
+        ]
 
     def _stop(self) -> None:
         for service, child, _ in self._services:

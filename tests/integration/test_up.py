@@ -189,6 +189,7 @@ def test_kafka_dying_is_told_and_the_rest_is_stopped(folder: Path) -> None:
 
 def test_complaints_of_services_are_shown_and_no_more(folder: Path) -> None:
     with up(folder, "producer:complains") as running:
+        assert "the well is low" not in running.read_until("up after")  # a start that went well has nothing to tell
         running.read_until("the well is low")
         running.process.send_signal(signal.SIGINT)
         assert running.end() == 0
