@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAX_KEY_LENGTH: Final = 255
+TICK_SECONDS: Final = 0.25
 _JSON_TYPES: Final = {
     "",
     "application/json",
@@ -49,14 +50,24 @@ class Ingest:
         self._body_timeout = settings.body_timeout_seconds
         self._intake = intake
         self._budget = intake.budget
-        self._reading: set[asyncio.Timeout] = set()
+        self._loop = asyncio.get_running_loop()
+        self._reading: dict[asyncio.Task[None], float] = {}
+        self._stalled: set[asyncio.Task[None]] = set()
         self._drain_until = float("inf")
 
     def drain(self, until: float) -> None:
         """No body is waited for beyond `until` (the loop's time)."""
         self._drain_until = until
-        for reading in self._reading:
-            reading.reschedule(min(until, reading.when() or until))
+
+    async def tick(self) -> None:
+        """End what waits too long for a body. Runs until cancelled; a look at all of them beats a timer for each."""
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            now = self._loop.time()
+            for task, deadline in self._reading.items():
+                if now >= min(deadline, self._drain_until) and task not in self._stalled:
+                    self._stalled.add(task)
+                    task.cancel()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -118,32 +129,35 @@ class Ingest:
 
     async def _read(self, receive: Receive) -> bytes | None:
         """The body, with as many bytes reserved in the budget; None when the client went away."""
-        loop = asyncio.get_running_loop()
         chunks: list[bytes] = []
         size = 0
         whole = False
-        reading = asyncio.timeout_at(min(loop.time() + self._body_timeout, self._drain_until))
+        task = asyncio.current_task(self._loop)
+        assert task is not None
+        self._reading[task] = self._loop.time() + self._body_timeout
         try:
-            async with reading:
-                self._reading.add(reading)
-                while True:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        return None
-                    chunk: bytes = message.get("body", b"")
-                    if size + len(chunk) > self._max_length:
-                        raise self._too_long(None)
-                    self._intake.check_open(len(chunk))
-                    self._budget.take(len(chunk))
-                    size += len(chunk)
-                    chunks.append(chunk)
-                    if not message.get("more_body", False):
-                        whole = True
-                        return chunk if len(chunks) == 1 else b"".join(chunks)
-        except TimeoutError:
-            raise self._stalled(size, loop.time()) from None
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    return None
+                chunk: bytes = message.get("body", b"")
+                if size + len(chunk) > self._max_length:
+                    raise self._too_long(None)
+                self._intake.check_open(len(chunk))
+                self._budget.take(len(chunk))
+                size += len(chunk)
+                chunks.append(chunk)
+                if not message.get("more_body", False):
+                    whole = True
+                    return chunk if len(chunks) == 1 else b"".join(chunks)
+        except asyncio.CancelledError:
+            if task not in self._stalled:
+                raise
+            task.uncancel()
+            raise self._too_slow(size) from None
         finally:
-            self._reading.discard(reading)
+            del self._reading[task]
+            self._stalled.discard(task)
             if not whole:
                 self._budget.give_back(size)
 
@@ -153,8 +167,8 @@ class Ingest:
             Kind.TOO_LONG, f"The body {what} than the {self._max_length} bytes of MAX_LENGTH.", limit=self._max_length
         )
 
-    def _stalled(self, size: int, now: float) -> Problem:
-        if now >= self._drain_until:
+    def _too_slow(self, size: int) -> Problem:
+        if self._loop.time() >= self._drain_until:
             return Problem(Kind.LEAVING, "headrace is leaving, and the body was not whole yet. Nothing was published.")
         return Problem(
             Kind.BODY_TIMEOUT,

@@ -54,6 +54,7 @@ class Intake:
         self._batcher = Batcher(linger=settings.linger_ms / 1000, full=FULL_BATCH)
         self._outlet: Outlet | None = None
         self._closed_because = "Kafka is not connected yet."
+        self._loop = asyncio.get_running_loop()  # asked once: before Python 3.12 each asking is a system call
         self._timer: asyncio.TimerHandle | None = None
         self._drain_until = float("inf")
 
@@ -78,10 +79,9 @@ class Intake:
         self.check_open(0)
         if not self.budget.has_room(0, count):
             raise self._full()
-        loop = asyncio.get_running_loop()
-        now = loop.time()
+        now = self._loop.time()
         deadline = min(now + self._patience, self._drain_until)
-        request = Request(payloads, headers, size, reserved, deadline, loop.create_future())
+        request = Request(payloads, headers, size, reserved, deadline, self._loop.create_future())
         self.budget.take(0, count)
         self._batcher.add(request, now)
         if self._timer is None or self._batcher.is_full:
@@ -142,8 +142,7 @@ class Intake:
 
     def pump(self) -> None:
         """Send what is to be sent now, and be back when there may be more."""
-        loop = asyncio.get_running_loop()
-        now = loop.time()
+        now = self._loop.time()
         if self._outlet is not None:
             partitions, lanes = self._outlet.partitions(), self._outlet.lanes()
             while (batch := self._batcher.next(now, partitions, lanes)) is not None:
@@ -153,7 +152,7 @@ class Intake:
             self._timer = None
         wake_at = self._batcher.wake_at(now)
         if wake_at is not None:
-            self._timer = loop.call_at(wake_at, self._wake)
+            self._timer = self._loop.call_at(wake_at, self._wake)
 
     def _wake(self) -> None:
         self._timer = None
@@ -169,11 +168,10 @@ class Intake:
 
     async def tick(self) -> None:
         """Settle requests whose time is up, whatever Kafka does. Runs until cancelled; then nothing stays in line."""
-        loop = asyncio.get_running_loop()
         try:
             while True:
                 await asyncio.sleep(TICK_SECONDS)
-                self._settle_late(loop.time())
+                self._settle_late(self._loop.time())
                 TALLY.waiting_payloads = self.budget.payloads
                 TALLY.waiting_bytes = self.budget.bytes
         finally:

@@ -48,7 +48,9 @@ def split_envelope(body: bytes) -> list[bytes]:
         raise _malformed(body, error) from None
     except RecursionError:
         raise _too_deep(index_at(body, len(body), deepest=_SHALLOW)) from None
-    start = body.find(array)
+    start = body.find(b"[")
+    if not body.startswith(array, start):
+        start = body.find(array)
     around = body[:start] + body[start + len(array) :]
     if (around.count(b'"data"') != 1 or b"\\" in around) and names_data_twice(around):
         raise Problem(Kind.NOT_A_COLLECTION, 'The body names "data" more than once; one of them would be lost.')

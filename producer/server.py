@@ -108,6 +108,7 @@ async def serve(settings: ProducerSettings, listener: socket.socket) -> None:
         async with asyncio.TaskGroup() as group:
             parts = [
                 group.create_task(publisher.run()),
+                group.create_task(ingest.tick()),
                 group.create_task(serve_management(health, settings.management_host, settings.management_port)),
             ]
             _quiet_garbage_collection()

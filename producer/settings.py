@@ -19,7 +19,7 @@ class ProducerSettings(KafkaSettings):
     http_port: int = Field(8000, ge=0, le=65535, description="port that payloads are taken at; 0: any free one")
     kafka_topic: str = Field(description="topic that payloads are published to")
     kafka_compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = Field(
-        "none", description="how record batches are packed on their way and in the topic"
+        "lz4", description="how record batches are packed on their way and in the topic"
     )
     max_length: int = Field(MEBIBYTE, ge=1, description="bytes of a request's body")
     max_queue: int = Field(100_000, ge=1, description="payloads that may wait for Kafka; more are answered 503")
