@@ -1,8 +1,8 @@
 """The claims of one partition: which chunks may be uploaded, and what the group's next offset commit says.
 
-The protocol (ARCHITECTURE.md): a chunk's end is *claimed* in the metadata of the group's offset commit before its upload
-may start; the commit's offset is the durable watermark, below which everything is stored. Whoever takes the partition
-over reads both, and cuts the claimed chunks again at the very same offsets. Everything here is pure.
+The protocol (ARCHITECTURE.md): a chunk's end is *claimed* in the metadata of the group's offset commit before its
+upload may start; the commit's offset is the durable watermark, below which everything is stored. Whoever takes the
+partition over reads both, and cuts the claimed chunks again at the very same offsets. Everything here is pure.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from headrace.errors import HaltError
-from headrace.objects import Range
 
 if TYPE_CHECKING:
     from consumer.chunk import Cargo
+    from headrace.objects import Range
 
 VERSION: Final = "headrace/1"
 MAX_METADATA_BYTES: Final = 4096

@@ -1,4 +1,4 @@
-"""A partition's lane: takes its records in order, cuts them into chunks, and keeps its claims. Pure; time is passed in."""
+"""A partition's lane: takes its records in order, cuts them into chunks, keeps its claims. Pure; time is passed in."""
 
 from __future__ import annotations
 

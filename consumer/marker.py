@@ -26,7 +26,7 @@ FORMAT_VERSION: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class Marker:
-    """What the marker says. `generation` and `member_id` made it; `bounds` are a replay's [start, stop) by partition."""
+    """What the marker says. `generation` and `member_id` made it; `bounds`: a replay's [start, stop) by partition."""
 
     topic_id: str
     fingerprint: str
@@ -93,8 +93,9 @@ async def claim_prefix(
         marker = read(body, key)
         if marker.topic_id != topic.id:
             raise HaltError(
-                f"Topic {topic.name} was deleted and made anew since {key} was written (its id was {marker.topic_id}, now {topic.id}): "
-                f"its offsets count from the start again. Archive the new topic with another S3_PREFIX and KAFKA_GROUP."
+                f"Topic {topic.name} was deleted and made anew since {key} was written (its id was {marker.topic_id}, "
+                f"now {topic.id}): its offsets count from the start again. Archive the new topic with another "
+                f"S3_PREFIX and KAFKA_GROUP."
             )
     if body is None or marker.fingerprint != layout.fingerprint:
         marker = Marker(topic.id, layout.fingerprint, marker.generation, marker.member_id, marker.bounds)
@@ -103,7 +104,7 @@ async def claim_prefix(
     async for item in store.list(folder):
         if item.key != key and item.key.endswith(".json"):
             raise HeadraceError(
-                f"{item.key} says that another group or cluster archives topic {topic.name} here. "
-                f"Set another S3_PREFIX (one group per topic and prefix), or remove that marker if that archive has ended."
+                f"{item.key} says that another group or cluster archives topic {topic.name} here. Set another "
+                f"S3_PREFIX (one group per topic and prefix), or remove that marker if that archive has ended."
             )
     return marker

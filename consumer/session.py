@@ -12,7 +12,6 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from consumer import metrics
-from consumer.claims import Plan
 from consumer.dispatcher import Dispatcher, clear_halts, report_halt
 from consumer.lane import Lane, LaneState
 from consumer.offsets import FENCED, GroupUnavailable, Unanswered, split
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 
     from aiokafka import TopicPartition
 
+    from consumer.claims import Plan
     from consumer.source import Assignment, Source
     from consumer.takeover import Takeover
     from consumer.taking import Taking
@@ -40,7 +40,7 @@ PAUSE_SECONDS: Final = 0.2
 
 
 class Outcome(enum.Enum):
-    """REVOKED: wait for the next assignment. LEAVE: give the membership up, join anew. STOPPED, FINISHED: we are done."""
+    """REVOKED: wait for the next assignment. LEAVE: give the membership up, join anew. STOPPED, FINISHED: done."""
 
     REVOKED = "revoked"
     LEAVE = "leave"
@@ -145,8 +145,7 @@ class Session:
     # Taking over
 
     async def _take_over(self, partitions: Collection[TopicPartition]) -> None:
-        while not await self._source.beat():
-            await asyncio.sleep(PAUSE_SECONDS)
+        await self._source.beat()
         async for partition, takeover in self._taking.take(partitions, self._assignment.membership):
             if isinstance(takeover, HaltError):
                 report_halt(self._health, partition, str(takeover))

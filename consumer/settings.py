@@ -62,6 +62,6 @@ class ConsumerSettings(KafkaSettings, S3Settings):
             raise ValueError("KAFKA_TOPIC must not be _headrace: that folder holds the markers")
         if self.chunk_max_bytes > self.memory_budget_bytes:
             raise ValueError(
-                f"CHUNK_MAX_BYTES ({self.chunk_max_bytes}) is more than MEMORY_BUDGET_BYTES ({self.memory_budget_bytes})"
+                f"CHUNK_MAX_BYTES={self.chunk_max_bytes} is more than MEMORY_BUDGET_BYTES={self.memory_budget_bytes}"
             )
         return self

@@ -66,7 +66,7 @@ class Assignment:
     ended: asyncio.Event
 
 
-class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
+class _Listener(ConsumerRebalanceListener):
     """aiokafka swallows what a listener raises, so nothing here may fail: it only notes and hands over."""
 
     def __init__(self, source: Source) -> None:
@@ -207,7 +207,10 @@ class Source:
 
     async def beat(self) -> bool:
         """One heartbeat now, so that `last_heartbeat` is fresh."""
-        good: bool = await self._consumer._coordinator._do_heartbeat()
+        try:
+            good: bool = await self._consumer._coordinator._do_heartbeat()
+        except KafkaError as error:
+            raise Unanswered(f"Group {self._group}: {error!r}") from error
         return good
 
     async def fetch(self, timeout_seconds: float, only: TopicPartition | None = None) -> list[Fetched]:

@@ -22,7 +22,7 @@ HEADS_AT_A_TIME: Final = 32
 async def standing(
     store: ObjectStore, *, prefix: str, topic: str, above: Mapping[int, int]
 ) -> dict[int, list[Covered]]:
-    """The chunks of each partition that reach above an offset, in order, with their objects' records.
+    """The chunks of each partition in order. Those that reach `above` an offset tell whether they are whole.
 
     One LIST for the topic, one HEAD for each object above. Raises the store's errors.
     """
@@ -46,9 +46,16 @@ async def standing(
     for partition, floor in above.items():
         by_range: dict[Range, list[str]] = {}
         for item in found.coverage(partition).chunks:
-            if item.offsets.end > floor:
-                by_range.setdefault(item.offsets, []).extend(item.keys)
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(chunk(offsets, keys)) for offsets, keys in sorted(by_range.items())]
-        result[partition] = [task.result() for task in tasks]
+            by_range.setdefault(item.offsets, []).extend(item.keys)
+        below = [Covered(offsets, True, "") for offsets in sorted(by_range) if offsets.end <= floor]
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(chunk(offsets, keys))
+                    for offsets, keys in sorted(by_range.items())
+                    if offsets.end > floor
+                ]
+        except* HeadraceError as failed:
+            raise failed.exceptions[0] from None
+        result[partition] = below + [task.result() for task in tasks]
     return result

@@ -1,12 +1,13 @@
-"""What a new owner of a partition does, from what Kafka and S3 tell of it. Pure: `assess` first, `fill` where it asks for a LIST.
+"""What a new owner of a partition does, from what Kafka and S3 tell of it: `assess`, then maybe `fill`.
 
-The nine mends of the protocol live here (ARCHITECTURE.md, "Taking over"): whatever can't be told apart from a lost or
-foreign log halts the partition with a sentence that says how to go on.
+Pure. Most of the protocol's mends live here (ARCHITECTURE.md, "Taking over"): whatever can't be told apart from a lost
+or foreign log halts the partition with a sentence that says how to go on.
 """
 
 from __future__ import annotations
 
 import enum
+import itertools
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -31,7 +32,7 @@ class SegmentKind(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A range whose ends are given. `claimed`: Kafka has its claim already. `lost`: the part that is gone from Kafka."""
+    """A range whose ends are given. `claimed`: Kafka has its claim already. `lost`: the part that Kafka has dropped."""
 
     kind: SegmentKind
     offsets: Range
@@ -102,19 +103,21 @@ def assess(*, log: Log, offset: int, metadata: str | None, layout: str, origin: 
         return NeedsList(what, quiet=True, committed=None, origin=offset if offset >= 0 or origin is None else origin)
     if committed.topic_id != log.topic_id:
         raise HaltError(
-            f"{log}: the topic was deleted and made anew (its id was {committed.topic_id}, now {log.topic_id}), so that its offsets "
-            f"count from the start again. Archive the new topic with another S3_PREFIX and KAFKA_GROUP."
+            f"{log}: the topic was deleted and made anew (its id was {committed.topic_id}, now {log.topic_id}), so "
+            f"that its offsets count from the start again. Archive the new topic with another S3_PREFIX and KAFKA_GROUP."
         )
-    if log.end < max(committed.last_end, committed.durable):
+    known_end = max(committed.last_end, committed.durable)
+    if log.end < known_end:
         raise HaltError(
-            f"{log}: the log ends at {log.end}, but {max(committed.last_end, committed.durable)} was archived or claimed: Kafka has lost "
-            f"acknowledged records (unclean leader election?). Look at the topic; to go on with what comes, use another S3_PREFIX."
+            f"{log}: the log ends at {log.end}, but offsets up to {known_end} were archived or claimed: Kafka has lost "
+            f"acknowledged records (unclean leader election?). To go on with what comes, use another S3_PREFIX."
         )
     if committed.layout != layout:
         if committed.ends:
             raise HaltError(
-                f"{log}: chunks {Range(committed.start, committed.last_end)} are claimed under another layout ({committed.layout}, now {layout}). "
-                f"Start once with the former OBJECT_PATH, FORMAT, COMPRESSION and S3_PREFIX until the lag is zero, or run `headrace claims drop`."
+                f"{log}: {Range(committed.start, committed.last_end)} is claimed under another layout "
+                f"({committed.layout}, now {layout}). Start once with the former OBJECT_PATH, FORMAT, COMPRESSION and "
+                f"S3_PREFIX until the lag is zero, or run `headrace claims drop`."
             )
         committed = replace(committed, layout=layout)
     shrunk = log.start > committed.durable
@@ -157,7 +160,8 @@ def fill(*, log: Log, need: NeedsList, covered: Sequence[Covered], layout: str) 
             standing = by_range.get(claim.offsets)
             if standing is None and any(_overlap(claim.offsets, item.offsets) for item in covered):
                 raise HaltError(
-                    f"{log}: an object in S3 overlaps the claimed {claim.offsets} without being it. Run `headrace verify`."
+                    f"{log}: an object in S3 overlaps the claimed {claim.offsets}, without being it. "
+                    f"Run `headrace verify`."
                 )
             item = standing or Covered(claim.offsets, False, layout)
             segments.append(_judge(log, item, claimed=True, layout=layout, empty_below=committed.durable))
@@ -176,15 +180,16 @@ def _overlap(left: Range, right: Range) -> bool:
 
 
 def _check(log: Log, covered: Sequence[Covered]) -> None:
-    for left, right in zip(covered, covered[1:], strict=False):
+    for left, right in itertools.pairwise(covered):
         if right.offsets.start < left.offsets.end:
             raise HaltError(
-                f"{log}: objects {left.offsets} and {right.offsets} overlap in S3. Run `headrace verify`, remove the wrong one, start again."
+                f"{log}: objects {left.offsets} and {right.offsets} overlap in S3. "
+                f"Run `headrace verify`, remove the wrong one, start again."
             )
     if covered and covered[-1].offsets.end > log.end:
         raise HaltError(
-            f"{log}: S3 has objects up to offset {covered[-1].offsets.end}, but the log ends at {log.end}: this is another log, "
-            f"or Kafka has lost records. To archive it, use another S3_PREFIX."
+            f"{log}: S3 has objects up to offset {covered[-1].offsets.end}, but the log ends at {log.end}: "
+            f"this is another log, or Kafka has lost records. To archive it, use another S3_PREFIX."
         )
 
 

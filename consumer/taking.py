@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from consumer.marker import Marker, claim_prefix
@@ -15,7 +17,7 @@ from headrace.kafka import EARLIEST, LATEST, KafkaUnavailable
 from headrace.s3 import S3Refused, S3Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
 
     from aiokafka import TopicPartition
 
@@ -35,6 +37,15 @@ PAUSES_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 HEALTH_PART: Final = "takeover"
 
 
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What is known of a topic before its partitions are looked at."""
+
+    topic: Topic
+    marker: Marker
+    compacted: bool
+
+
 class Taking:
     """Takes partitions over for one membership after the other. `bounds`: a replay's [start, stop) by partition."""
 
@@ -50,7 +61,7 @@ class Taking:
         health: Health,
         bounds: Bounds | None = None,
     ) -> None:
-        self.bounds: Bounds = dict(bounds or {})
+        self.bounds: Bounds = {} if bounds is None else bounds
         self._store = store
         self._cluster = cluster
         self._offsets = offsets
@@ -66,102 +77,80 @@ class Taking:
 
         Tries again as long as Kafka or S3 do not answer. Raises HeadraceError where the prefix is another's.
         """
-        topics: dict[str, Topic] = {}
-        markers: dict[str, Marker] = {}
+        known: dict[str, _Known] = {}
         for name in sorted({partition.topic for partition in partitions}):
-            topic = topics[name] = await self._patiently(lambda name=name: self._cluster.topic(name))  # type: ignore[misc]
             try:
-                markers[name] = await self._patiently(lambda topic=topic: self._mark(topic, membership))  # type: ignore[misc]
+                known[name] = await self._know(name, membership)
             except HaltError as error:
                 for partition in partitions:
                     if partition.topic == name:
                         yield partition, error
-        rest = [partition for partition in partitions if partition.topic in markers]
-        commits = await self._patiently(lambda: self._offsets.fetch(rest))
-        compacted = {name: await self._patiently(lambda name=name: self._compacted(name)) for name in markers}  # type: ignore[misc]
-        logs = await self._logs(rest, topics, compacted)
+        rest = [partition for partition in partitions if partition.topic in known]
+        commits = await self._patiently(partial(self._offsets.fetch, rest))
+        logs = await self._logs(rest, known)
         needs: dict[TopicPartition, NeedsList] = {}
         for partition in rest:
-            try:
-                decided = assess(
-                    log=logs[partition],
-                    offset=commits[partition][0],
-                    metadata=commits[partition][1],
-                    layout=self._layout.fingerprint,
-                    origin=self.bounds[partition][0] if partition in self.bounds else None,
-                )
-            except HaltError as error:
-                yield partition, error
-                continue
+            decided = self._assess(logs[partition], *commits[partition], self.bounds.get(partition))
             if isinstance(decided, NeedsList):
                 needs[partition] = decided
             else:
                 yield partition, decided
-        for quiet in (False, True):
-            some = {tp: need for tp, need in needs.items() if need.quiet is quiet}
-            async for decision in self._with_list(some, quiet, topics, markers, membership, compacted):
-                yield decision
+        async for decision in self._ask_s3(needs, known, membership):
+            yield decision
 
-    async def _with_list(
-        self,
-        needs: dict[TopicPartition, NeedsList],
-        quiet: bool,
-        topics: dict[str, Topic],
-        markers: dict[str, Marker],
-        membership: Membership,
-        compacted: dict[str, bool],
+    def _assess(
+        self, log_now: Log, offset: int, metadata: str, bounds: tuple[int, int] | None
+    ) -> Takeover | NeedsList | HaltError:
+        origin = None if bounds is None else bounds[0]
+        try:
+            return assess(log=log_now, offset=offset, metadata=metadata, layout=self._layout.fingerprint, origin=origin)
+        except HaltError as error:
+            return error
+
+    async def _ask_s3(
+        self, needs: dict[TopicPartition, NeedsList], known: dict[str, _Known], membership: Membership
     ) -> AsyncIterator[tuple[TopicPartition, Takeover | HaltError]]:
-        """Partitions of which only S3 can tell."""
-        waiting: list[str] = []
-        fresh: list[str] = []
-        for name in sorted({partition.topic for partition in needs}):
-            first_ever = all(need.committed is None for tp, need in needs.items() if tp.topic == name)
-            is_new = (
-                quiet
-                and first_ever
-                and await self._patiently(lambda name=name: self._is_new(markers[name], membership))
-            )  # type: ignore[misc]
-            (waiting if quiet and not is_new else fresh).append(name)
-        for names, wait in ((fresh, False), (waiting, True)):
-            some = {tp: need for tp, need in needs.items() if tp.topic in names}
-            if not some:
-                continue
-            if wait:
-                why = "; ".join(sorted({need.why for need in some.values()}))
-                log.warning(
-                    "%d partitions: %s. Waiting %.0f s until no former owner's upload can land, then asking S3",
-                    len(some),
-                    why,
-                    self._quiet_seconds,
-                )
-                await asyncio.sleep(self._quiet_seconds)
-            logs = await self._logs(list(some), topics, compacted)
-            for name in names:
-                above = {
-                    tp.partition: 0 if need.committed is None else need.committed.start
-                    for tp, need in some.items()
-                    if tp.topic == name
-                }
-                found = await self._patiently(
-                    lambda name=name, above=above: standing(  # type: ignore[misc]
-                        self._store, prefix=self._layout.prefix, topic=name, above=above
-                    )
-                )
-                for partition, need in some.items():
-                    if partition.topic != name:
-                        continue
-                    try:
-                        yield (
-                            partition,
-                            fill(
-                                log=logs[partition],
-                                need=need,
-                                covered=found[partition.partition],
-                                layout=self._layout.fingerprint,
-                            ),
-                        )
-                    except HaltError as error:
-                        yield partition, error
+        """Partitions of which only S3 can tell; last those that must wait before they may ask."""
+        new = {name: await self._patiently(partial(self._is_new, it.marker, membership)) for name, it in known.items()}
+        later = {tp for tp, need in needs.items() if need.quiet and not (need.committed is None and new[tp.topic])}
+        for wait, some in ((False, needs.keys() - later), (True, later)):
+            if some and wait:
+                await self._be_quiet(needs[partition].why for partition in some)
+            logs = await self._logs(some, known)
+            for name in sorted({partition.topic for partition in some}):
+                mine = {partition: needs[partition] for partition in sorted(some) if partition.topic == name}
+                for decision in await self._fill(name, mine, logs):
+                    yield decision
+
+    async def _be_quiet(self, reasons: Iterable[str]) -> None:
+        seconds = self._quiet_seconds
+        why = "; ".join(sorted(set(reasons)))
+        log.warning("%s: waiting %.0f s until no former owner's upload can land, then asking S3", why, seconds)
+        await asyncio.sleep(seconds)
+
+    async def _fill(
+        self, topic: str, needs: dict[TopicPartition, NeedsList], logs: dict[TopicPartition, Log]
+    ) -> list[tuple[TopicPartition, Takeover | HaltError]]:
+        """Partitions of one topic of which only S3 can tell: one LIST for all."""
+        above = {tp.partition: logs[tp].start if need.origin < 0 else need.origin for tp, need in needs.items()}
+        above |= {tp.partition: need.committed.start for tp, need in needs.items() if need.committed is not None}
+        ask = partial(standing, self._store, prefix=self._layout.prefix, topic=topic, above=above)
+        found = await self._patiently(ask)
+        decisions: list[tuple[TopicPartition, Takeover | HaltError]] = []
+        for tp, need in needs.items():
+            covered = found[tp.partition]
+            try:
+                decided = fill(log=logs[tp], need=need, covered=covered, layout=self._layout.fingerprint)
+            except HaltError as error:
+                decisions.append((tp, error))
+            else:
+                decisions.append((tp, decided))
+        return decisions
+
+    async def _know(self, name: str, membership: Membership) -> _Known:
+        topic = await self._patiently(partial(self._cluster.topic, name))
+        marker = await self._patiently(partial(self._mark, topic, membership))
+        return _Known(topic, marker, await self._patiently(partial(self._compacted, name)))
 
     async def _mark(self, topic: Topic, membership: Membership) -> Marker:
         wanted = {tp.partition: span for tp, span in self.bounds.items() if tp.topic == topic.name}
@@ -182,7 +171,8 @@ class Taking:
             return False
         if marker.member_id == membership.member_id:
             return True
-        return marker.member_id in (await self._cluster.group(self._group)).member_ids
+        group = await self._cluster.group(self._group)
+        return any(member.id == marker.member_id for member in group.members)
 
     async def _compacted(self, topic: str) -> bool:
         policy = await self._cluster.topic_config(topic, "cleanup.policy")
@@ -192,13 +182,14 @@ class Taking:
         return "compact" in policy
 
     async def _logs(
-        self, partitions: Collection[TopicPartition], topics: dict[str, Topic], compacted: dict[str, bool]
+        self, partitions: Collection[TopicPartition], known: dict[str, _Known]
     ) -> dict[TopicPartition, Log]:
-        starts = await self._patiently(lambda: self._cluster.log_offsets(partitions, EARLIEST))
-        ends = await self._patiently(lambda: self._cluster.log_offsets(partitions, LATEST))
+        starts = await self._patiently(partial(self._cluster.log_offsets, partitions, EARLIEST))
+        ends = await self._patiently(partial(self._cluster.log_offsets, partitions, LATEST))
         return {
-            tp: Log(tp.topic, tp.partition, topics[tp.topic].id, starts[tp], ends[tp], compacted[tp.topic])
+            tp: Log(tp.topic, tp.partition, it.topic.id, starts[tp], ends[tp], it.compacted)
             for tp in partitions
+            for it in (known[tp.topic],)
         }
 
     async def _patiently(self, call: Callable[[], Awaitable[Answer]]) -> Answer:

@@ -1,4 +1,4 @@
-"""Uploads one claimed chunk: compress, PUT each of its objects, again and again until S3 has said yes to all of them."""
+"""Uploads a claimed chunk: compress, PUT each of its objects, again and again until S3 has said yes to all of them."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ class Uploader:
             quiet_for = self._alive_for()
             if quiet_for > self._timeout:
                 raise AssignmentStale(
-                    f"{partition.topic}/{partition.partition}: no heartbeat for {quiet_for:.0f} s, so that no upload may start"
+                    f"{partition.topic}/{partition.partition}: no heartbeat for {quiet_for:.0f} s, no upload may start"
                 )
             try:
                 async with asyncio.timeout(self._timeout):

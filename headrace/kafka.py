@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import uuid
 from dataclasses import dataclass
-from io import BytesIO
 from typing import TYPE_CHECKING, Any, Final
 
 from aiokafka import TopicPartition
@@ -15,25 +13,17 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.client import AIOKafkaClient, CoordinationType
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
 from aiokafka.errors import BrokerResponseError, KafkaError, TopicAlreadyExistsError, for_code
-from aiokafka.protocol.abstract import AbstractType
 from aiokafka.protocol.admin import DescribeGroupsRequest
-from aiokafka.protocol.api import Request, RequestStruct, Response
-from aiokafka.protocol.commit import OffsetFetchRequest
+from aiokafka.protocol.commit import OffsetCommitRequest, OffsetFetchRequest
 from aiokafka.protocol.offset import OffsetRequest
-from aiokafka.protocol.types import (
-    Boolean,
-    CompactArray,
-    CompactString,
-    Int16,
-    Int32,
-    Schema,
-    TaggedFields,
-)
 
 from headrace.errors import HeadraceError
+from headrace.wire import MetadataRequest
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+
+    from aiokafka.protocol.api import Request
 
     from headrace.settings import KafkaSettings
 
@@ -51,89 +41,6 @@ class KafkaUnavailable(HeadraceError):
 
 class TopicMissing(HeadraceError):
     """The topic is not there and may not be made."""
-
-
-class Uuid(AbstractType[uuid.UUID]):
-    """Sixteen bytes on the wire (KIP-516)."""
-
-    @classmethod
-    def encode(cls, value: uuid.UUID) -> bytes:
-        return value.bytes
-
-    @classmethod
-    def decode(cls, data: BytesIO) -> uuid.UUID:
-        return uuid.UUID(bytes=data.read(16))
-
-
-class _MetadataResponse(Response):
-    """Metadata v12: the first version aiokafka lacks that tells topic ids to those who ask by name."""
-
-    API_KEY = 3
-    API_VERSION = 12
-    SCHEMA = Schema(
-        ("throttle_time_ms", Int32),
-        (
-            "brokers",
-            CompactArray(
-                ("node_id", Int32),
-                ("host", CompactString("utf-8")),
-                ("port", Int32),
-                ("rack", CompactString("utf-8")),
-                ("tags", TaggedFields),
-            ),
-        ),
-        ("cluster_id", CompactString("utf-8")),
-        ("controller_id", Int32),
-        (
-            "topics",
-            CompactArray(
-                ("error_code", Int16),
-                ("topic", CompactString("utf-8")),
-                ("topic_id", Uuid),
-                ("is_internal", Boolean),
-                (
-                    "partitions",
-                    CompactArray(
-                        ("error_code", Int16),
-                        ("partition", Int32),
-                        ("leader", Int32),
-                        ("leader_epoch", Int32),
-                        ("replicas", CompactArray(Int32)),
-                        ("isr", CompactArray(Int32)),
-                        ("offline_replicas", CompactArray(Int32)),
-                        ("tags", TaggedFields),
-                    ),
-                ),
-                ("topic_authorized_operations", Int32),
-                ("tags", TaggedFields),
-            ),
-        ),
-        ("tags", TaggedFields),
-    )
-
-
-class _MetadataRequestStruct(RequestStruct):
-    API_KEY = 3
-    API_VERSION = 12
-    FLEXIBLE_VERSION = True
-    RESPONSE_TYPE = _MetadataResponse
-    SCHEMA = Schema(
-        ("topics", CompactArray(("topic_id", Uuid), ("topic", CompactString("utf-8")), ("tags", TaggedFields))),
-        ("allow_auto_topic_creation", Boolean),
-        ("include_topic_authorized_operations", Boolean),
-        ("tags", TaggedFields),
-    )
-
-
-class _MetadataRequest(Request[_MetadataRequestStruct]):
-    API_KEY = 3
-
-    def __init__(self, topics: Iterable[str]) -> None:
-        self._topics = list(topics)
-
-    def build(self, request_struct_class: type[_MetadataRequestStruct]) -> _MetadataRequestStruct:
-        nobody = uuid.UUID(int=0)
-        return request_struct_class([(nobody, topic, {}) for topic in self._topics], False, False, {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +85,7 @@ class KafkaCluster:
         self._options = dict(options)
 
     async def topic(self, name: str) -> Topic:
-        answer = await self._ask(_MetadataRequest([name]))
+        answer = await self._ask(MetadataRequest([name]))
         for error_code, topic, topic_id, _, partitions, *_ in answer.topics:
             if topic != name:
                 continue
@@ -189,7 +96,7 @@ class KafkaCluster:
             ids = tuple(sorted(partition[1] for partition in partitions))
             return Topic(name, str(topic_id), answer.cluster_id, ids)
         raise TopicMissing(
-            f"Topic {name} does not exist. Create it, or set KAFKA_TOPIC_PARTITIONS to have it created with so many partitions."
+            f"Topic {name} does not exist. Create it, or set KAFKA_TOPIC_PARTITIONS to have it created with that many."
         )
 
     async def ensure_topic(self, name: str, *, partitions: int, replication: int) -> Topic:
@@ -274,6 +181,16 @@ class KafkaCluster:
                     raise KafkaUnavailable(f"Group {group}: Kafka told no offset of {topic}/{number}.")
         return found
 
+    async def set_offsets(self, group: str, offsets: Mapping[TopicPartition, int]) -> None:
+        """Commit offsets without metadata for a group that has no members; Kafka refuses it for any other."""
+        topics: dict[str, list[tuple[int, int, str]]] = {}
+        for tp, offset in offsets.items():
+            topics.setdefault(tp.topic, []).append((tp.partition, offset, ""))
+        request = OffsetCommitRequest(group, -1, "", -1, list(topics.items()))
+        await self._ask_coordinator(
+            group, request, lambda answer: max(code for _, rows in answer.topics for _, code in rows)
+        )
+
     async def group(self, name: str) -> Group:
         """A group's state and members; a group that nobody has heard of is Dead and has none."""
         answer = await self._ask_coordinator(name, DescribeGroupsRequest([name]), lambda answer: answer.groups[0][0])
@@ -325,7 +242,7 @@ class KafkaCluster:
             raise KafkaUnavailable(f"Kafka did not answer: {type(error).__name__} {error}".rstrip()) from error
         except NotImplementedError:
             raise HeadraceError(
-                "This Kafka is older than 2.8 and tells no topic ids, without which headrace can't see that a topic was made anew."
+                "This Kafka is older than 2.8 and tells no topic ids: headrace would not see a topic made anew."
             ) from None
 
     @contextlib.asynccontextmanager

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
+import sys
 import time
-from typing import TYPE_CHECKING
+from asyncio.subprocess import PIPE
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
 log = logging.getLogger(__name__)
 
@@ -40,18 +43,50 @@ def clock() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
-async def run_processes(
-    command: Sequence[str], count: int, stop: asyncio.Event, *, restart_after_seconds: float
-) -> int:
-    """Run `count` copies of a command until `stop`; one that dies by itself is started again after a pause.
+PARENT_PIPE: Final = "HEADRACE_PARENT_PIPE"
 
-    A copy that ends with exit code 2 (settings) or 0 by itself ends all. Returns the first exit code that isn't 0.
+
+@contextlib.asynccontextmanager
+async def stop_with_parent(stop: asyncio.Event) -> AsyncIterator[None]:
+    """In a child of `run_processes`: its standard input ends with its parent, however that ends."""
+    if os.environ.get(PARENT_PIPE) != "1":
+        yield
+        return
+    reader = asyncio.StreamReader()
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
+    )
+
+    async def wait() -> None:
+        await reader.read()
+        stop.set()
+
+    waiting = asyncio.create_task(wait())
+    try:
+        yield
+    finally:
+        waiting.cancel()
+        transport.close()
+
+
+async def run_processes(
+    command: Sequence[str],
+    environments: Sequence[Mapping[str, str]],
+    stop: asyncio.Event,
+    *,
+    restart_after_seconds: float = 3.0,
+) -> int:
+    """Run a copy of a command for each environment until `stop`; one that dies by itself is started again.
+
+    A copy that ends by itself with 0 or 2 (settings) ends all. Returns the first exit code that isn't 0.
     """
     codes: list[int] = []
 
-    async def keep(number: int) -> None:
+    async def keep(environment: Mapping[str, str]) -> None:
         while not stop.is_set():
-            process = await asyncio.create_subprocess_exec(*command, start_new_session=True)
+            process = await asyncio.create_subprocess_exec(
+                *command, stdin=PIPE, env={**environment, PARENT_PIPE: "1"}, start_new_session=True
+            )
             ended = asyncio.create_task(process.wait())
             stopping = asyncio.create_task(stop.wait())
             try:
@@ -65,14 +100,12 @@ async def run_processes(
                 codes.append(code)
                 stop.set()
                 return
-            log.error(
-                "process %d ended with exit code %d; starting it again in %g s", number, code, restart_after_seconds
-            )
+            log.error("process %d ended with exit code %d; starting another", process.pid, code)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(restart_after_seconds):
                     await stop.wait()
 
     async with asyncio.TaskGroup() as group:
-        for number in range(count):
-            group.create_task(keep(number + 1))
+        for environment in environments:
+            group.create_task(keep(environment))
     return next((code for code in codes if code != 0), 0)

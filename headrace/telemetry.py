@@ -34,5 +34,7 @@ def setup_logging(level: str, form: str) -> None:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     if level != "debug":
-        for chatty in ("aiokafka", "aiobotocore", "botocore", "asyncio", "uvicorn.error", "httpx"):
+        # aiokafka logs each passing trouble as an error; what matters of it reaches us as an exception.
+        logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+        for chatty in ("aiobotocore", "botocore", "asyncio", "uvicorn.error", "httpx"):
             logging.getLogger(chatty).setLevel(logging.WARNING)
