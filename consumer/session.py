@@ -92,6 +92,7 @@ class Session:
         """Until the assignment ends. Raises HeadraceError for what no new membership would mend."""
         assignment = self._assignment
         clear_halts(self._health, assignment.partitions)
+        error: BaseException | None = None
         try:
             async with asyncio.TaskGroup() as tasks:
                 workers = [tasks.create_task(self._dispatcher.work()) for _ in range(self._workers)]
@@ -110,9 +111,11 @@ class Session:
             log.warning("giving the membership up: %s", _first(gone))
             outcome = Outcome.LEAVE
         except* HeadraceError as failed:
-            raise _first(failed) from None
+            error = _first(failed)
         finally:
             assignment.ended.set()
+        if error is not None:
+            raise error
         return outcome
 
     async def _until_end(self, stop: asyncio.Event) -> Outcome:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from consumer.takeover import Covered
 from headrace.archive import survey
@@ -11,7 +11,7 @@ from headrace.coverage import is_complete, told_objects
 from headrace.errors import HeadraceError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Coroutine, Mapping
 
     from headrace.objects import Range
     from headrace.s3 import ObjectStore
@@ -48,14 +48,16 @@ async def standing(
         for item in found.coverage(partition).chunks:
             by_range.setdefault(item.offsets, []).extend(item.keys)
         below = [Covered(offsets, True, "") for offsets in sorted(by_range) if offsets.end <= floor]
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [
-                    group.create_task(chunk(offsets, keys))
-                    for offsets, keys in sorted(by_range.items())
-                    if offsets.end > floor
-                ]
-        except* HeadraceError as failed:
-            raise failed.exceptions[0] from None
-        result[partition] = below + [task.result() for task in tasks]
+        above_floor = [(offsets, keys) for offsets, keys in sorted(by_range.items()) if offsets.end > floor]
+        result[partition] = below + await _together([chunk(offsets, keys) for offsets, keys in above_floor])
     return result
+
+
+async def _together(calls: list[Coroutine[Any, Any, Covered]]) -> list[Covered]:
+    """All of them side by side; raises the first error as it is, not as a group."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(call) for call in calls]
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from None
+    return [task.result() for task in tasks]

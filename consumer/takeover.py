@@ -103,8 +103,8 @@ def assess(*, log: Log, offset: int, metadata: str | None, layout: str, origin: 
         return NeedsList(what, quiet=True, committed=None, origin=offset if offset >= 0 or origin is None else origin)
     if committed.topic_id != log.topic_id:
         raise HaltError(
-            f"{log}: the topic was deleted and made anew (its id was {committed.topic_id}, now {log.topic_id}), so "
-            f"that its offsets count from the start again. Archive the new topic with another S3_PREFIX and KAFKA_GROUP."
+            f"{log}: the topic was deleted and made anew (its id was {committed.topic_id}, now {log.topic_id}): "
+            f"its offsets count from the start again. Archive the new topic with another S3_PREFIX and KAFKA_GROUP."
         )
     known_end = max(committed.last_end, committed.durable)
     if log.end < known_end:
