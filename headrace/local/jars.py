@@ -93,7 +93,7 @@ def provide(lists: Sequence[JarList], progress: Progress) -> list[Path]:
     if missing:
         whole = len(missing) == len(sums)
         total = sum(each.bytes for each in lists) if whole else 0
-        require_space(folder, 2 * total + 1_000_000, "Kafka's files (HEADRACE_CACHE says where they go)")
+        require_space(folder, total + 1_000_000, "Kafka's files (HEADRACE_CACHE says where they go)")
         what = f"Apache Kafka {KAFKA_VERSION}" if whole else f"{len(missing)} of Apache Kafka's {len(sums)} files"
         progress.say(f"Fetching {what} into {folder} (once) …")
         _fetch_all(folder, {path: sums[path] for path in missing}, _Meter(total, progress))
@@ -118,9 +118,13 @@ class _Meter:
         self._done = 0
         self.given_up = False
 
-    def count(self, size: int) -> None:
+    def check(self) -> None:
+        """Raise when it is of no use to go on."""
         if self.given_up:
             raise HeadraceError("another file could not be fetched")
+
+    def count(self, size: int) -> None:
+        self.check()
         with self._lock:
             self._done += size
             if self._total:
@@ -132,18 +136,25 @@ class _Meter:
 
 
 def _fetch_all(folder: Path, sums: dict[str, str], meter: _Meter) -> None:
-    """Fetch into a folder of our own, check there, move by one rename each.
+    """Fetch into a folder of our own, and move each file by one rename once it was checked.
 
     Whoever fetches at the same time, and whoever is killed meanwhile: the cache holds whole files only.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(folder)
-        with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder) as own:
-            _fetch_side_by_side(Path(own), sums, meter)
-            for path in sums:
-                (folder / path).parent.mkdir(parents=True, exist_ok=True)
-                (Path(own) / path).replace(folder / path)
+        with (
+            tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder) as own,
+            ThreadPoolExecutor(max_workers=8) as pool,
+        ):
+            tasks = [pool.submit(_fetch, Path(own), folder, path, digest, meter) for path, digest in sums.items()]
+            try:
+                for task in as_completed(tasks):
+                    task.result()
+            except BaseException:
+                meter.given_up = True
+                pool.shutdown(cancel_futures=True)
+                raise
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             why = f"The disk of {folder} is full. Make room there"
@@ -151,18 +162,6 @@ def _fetch_all(folder: Path, sums: dict[str, str], meter: _Meter) -> None:
             why = f"Kafka's files can't be kept in {folder} ({error}). Mend that"
         raise HeadraceError(f"{why}, or name another place by HEADRACE_CACHE.") from None
     meter.finish()
-
-
-def _fetch_side_by_side(own: Path, sums: dict[str, str], meter: _Meter) -> None:
-    with ThreadPoolExecutor(max_workers=8) as pool:
-        tasks = [pool.submit(_fetch, own, path, digest, meter.count) for path, digest in sums.items()]
-        try:
-            for task in as_completed(tasks):
-                task.result()
-        except BaseException:
-            meter.given_up = True
-            pool.shutdown(cancel_futures=True)
-            raise
 
 
 def _remove_abandoned(folder: Path) -> None:
@@ -173,42 +172,55 @@ def _remove_abandoned(folder: Path) -> None:
                 shutil.rmtree(left, ignore_errors=True)
 
 
-def _fetch(own: Path, path: str, digest: str, count: Callable[[int], None]) -> None:
-    """One file, from the local Maven repository when it is there, else from Central, tried a few times."""
-    target = own / path
+def _fetch(own: Path, folder: Path, path: str, digest: str, meter: _Meter) -> None:
+    """One file, from the user's Maven repository when it is there, else from Central; tried a few times."""
+    fresh = own / path
     local = Path(os.environ.get("M2_REPO") or Path.home() / ".m2" / "repository") / path
     if local.is_file() and sha256(local) == digest:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(local, target)
-        count(target.stat().st_size)
-        return
+        fresh.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(local, fresh)
+        meter.count(fresh.stat().st_size)
+    else:
+        _download(own, path, digest, meter)
+    (folder / path).parent.mkdir(parents=True, exist_ok=True)
+    fresh.replace(folder / path)
+
+
+def _download(own: Path, path: str, digest: str, meter: _Meter) -> None:
     import requests
     from jgo.maven import MavenContext, PythonResolver
 
-    group, artifact, version = path.rsplit("/", 3)[0], *path.split("/")[-3:-1]
-
     @contextlib.contextmanager
     def watch(_name: str, _size: int) -> Iterator[Callable[[int], None]]:
-        yield count
+        yield meter.count
 
+    *group, artifact, version, _ = path.split("/")
     remote = os.environ.get("HEADRACE_MAVEN_URL", _CENTRAL).rstrip("/")
     context = MavenContext(
-        PythonResolver(progress_callback=watch), repo_cache=own, remote_repos={"central": remote}, timeout=20
+        PythonResolver(progress_callback=watch), repo_cache=own, remote_repos={"central": remote}, timeout=10
     )
     why = ""
     for _ in range(_ATTEMPTS):
-        target.unlink(missing_ok=True)
+        meter.check()
+        (own / path).unlink(missing_ok=True)
         try:
-            context.create_dependency(f"{group.replace('/', '.')}:{artifact}:{version}").artifact.resolve()
+            context.create_dependency(f"{'.'.join(group)}:{artifact}:{version}").artifact.resolve()
         except requests.RequestException as error:
-            why = f"{type(error).__name__}: {error}"
-        except RuntimeError as error:  # jgo's "not found"
-            why = str(error)
+            why = f"{type(error).__name__}, {_root(error)}"
+        except RuntimeError:  # jgo's way to say so
+            why = "it is not there"
         else:
-            if (found := sha256(target)) == digest:
+            if (found := sha256(own / path)) == digest:
                 return
             why = f"what came has the SHA-256 {found}, not {digest}"
     raise HeadraceError(
         f"Could not fetch {path.rsplit('/', 1)[-1]} from {remote}: {why}. Is there a network? "
-        "HEADRACE_MAVEN_URL names another Maven repository; what is fetched once is kept."
+        "HEADRACE_MAVEN_URL names another Maven repository. What was fetched so far is kept."
     )
+
+
+def _root(error: BaseException) -> BaseException:
+    """What an error began with: `Connection refused`, not four layers of pools and retries."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return error

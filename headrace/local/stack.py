@@ -57,6 +57,7 @@ class Stack:
         self._lock: IO[bytes] | None = None
         self._children: list[Child] = []
         self._told: dict[str, str] = {}
+        self._ports: Any = None
         self.kafka: Kafka
         self.s3: S3
 
@@ -83,8 +84,9 @@ class Stack:
             raise HeadraceError(f"{self.folder} can't be used ({error}). Choose another folder by --data.") from None
         try:
             earlier = read_stack_file(self.folder)
+            self._ports = earlier.get("ports")
             self._clean_up(earlier)
-            self._make(earlier.get("ports"))
+            self._make(self._ports)
             self._progress.say("Starting Kafka and S3 …")
             self.s3.spawn()
             self.add(self.s3.child)
@@ -190,6 +192,7 @@ class Stack:
         running = bool(self._children)
         content: dict[str, Any] = {
             "owner": {"pid": os.getpid(), "started": psutil.Process().create_time()} if running else None,
+            "ports": self._ports,
             "parts": [{"name": each.name, "pid": each.pid, "started": each.started} for each in self._children],
         }
         if hasattr(self, "kafka"):
