@@ -40,7 +40,7 @@ class Kind(Enum):
         return self.value.status
 
 
-class Problem(Exception):  # noqa: N818 - RFC 9457's word for it
+class Problem(Exception):
     """A request that is not answered with 200: nothing of it is in Kafka, unless its kind is OUTCOME_UNKNOWN.
 
     `members` stand beside the detail in the body: `index` of the bad payload, counted from 0, `byte`, `limit`, …

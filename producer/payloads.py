@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from typing import Final
 
 import msgspec
 
+from headrace.jsontext import WHITESPACE, BadJson, check_value, explain, without_surrogates
 from producer.errors import Kind, Problem
 from producer.positions import index_at, names_data_twice, payload_spans
 
-WHITESPACE: Final = b" \t\r\n"
 _EXAMPLE: Final = 'Send {"data": [payload, …]}, or one payload a line as application/x-ndjson.'
 _SHALLOW: Final = 400  # what is nested deeper than the reader goes is surely deeper than this
-
-_BYTE = re.compile(r" \(byte (\d+)\)$")
-_SURROGATE = re.compile(rb"(?<!\\)((?:\\\\)*)\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
-_NOT_A_NUMBER = re.compile(rb"-?(?:NaN|Inf(?:inity)?)", re.IGNORECASE)
 
 
 class _Envelope(msgspec.Struct):
@@ -26,7 +21,6 @@ class _Envelope(msgspec.Struct):
 
 _envelope = msgspec.json.Decoder(_Envelope)
 _array = msgspec.json.Decoder(list[msgspec.Raw])
-_value = msgspec.json.Decoder(msgspec.Raw)
 
 
 def split_envelope(body: bytes) -> list[bytes]:
@@ -41,11 +35,11 @@ def split_envelope(body: bytes) -> list[bytes]:
     except msgspec.ValidationError as error:
         raise Problem(Kind.NOT_A_COLLECTION, _shape(str(error))) from None
     except msgspec.DecodeError as error:
-        paired = _without_surrogates(body)
+        paired = without_surrogates(body)
         if paired is not None:
             split_envelope(paired)
             return [body[begin:end].strip(WHITESPACE) for begin, end in payload_spans(body)]
-        raise _malformed(body, error) from None
+        raise _malformed(body, explain(body, error)) from None
     except RecursionError:
         raise _too_deep(index_at(body, len(body), deepest=_SHALLOW)) from None
     start = body.find(b"[")
@@ -66,20 +60,10 @@ def split_lines(body: bytes) -> list[bytes]:
         if not payload:
             continue
         try:
-            _value.decode(payload)
-        except msgspec.DecodeError as error:
-            paired = _without_surrogates(payload)
-            try:
-                if paired is None:
-                    raise
-                _value.decode(paired)
-            except msgspec.DecodeError:
-                what, _, hint = _reason(payload, error)
-                raise Problem(
-                    Kind.NOT_JSON, f"Line {number} is not JSON: {what}.{hint}", index=len(payloads), line=number
-                ) from None
-        except RecursionError:
-            raise _too_deep(len(payloads)) from None
+            check_value(payload)
+        except BadJson as bad:
+            detail = f"Line {number} is not JSON: {bad.what}.{bad.hint}"
+            raise Problem(Kind.NOT_JSON, detail, index=len(payloads), line=number) from None
         payloads.append(payload)
     return payloads
 
@@ -113,25 +97,10 @@ def _shape(message: str) -> str:
     return f"The body is of type {got}, where an object is expected. {_EXAMPLE}"
 
 
-def _malformed(body: bytes, error: msgspec.DecodeError) -> Problem:
-    what, position, hint = _reason(body, error)
-    index = index_at(body, position)
-    detail = f"The body is not JSON: {what} at byte {position}{_where(index)}.{hint}"
-    return Problem(Kind.NOT_JSON, detail, byte=position, **_index_member(index))
-
-
-def _reason(text: bytes, error: msgspec.DecodeError) -> tuple[str, int, str]:
-    """What is wrong, at which byte, and a hint."""
-    message = str(error).removeprefix("JSON is malformed: ")
-    found = _BYTE.search(message)
-    if found is None:
-        return "it ends too early", len(text), ""
-    position = int(found[1])
-    hint = ""
-    begin = max(position - 1, 0) if text[max(position - 1, 0) : position] == b"-" else position
-    if word := _NOT_A_NUMBER.match(text, begin):
-        hint = f" JSON has no {word[0].decode()}; send null or a string."
-    return message[: found.start()], position, hint
+def _malformed(body: bytes, bad: BadJson) -> Problem:
+    index = index_at(body, bad.position)
+    detail = f"The body is not JSON: {bad.what} at byte {bad.position}{_where(index)}.{bad.hint}"
+    return Problem(Kind.NOT_JSON, detail, byte=bad.position, **_index_member(index))
 
 
 def _too_deep(index: int | None) -> Problem:
@@ -148,12 +117,3 @@ def _where(index: int | None) -> str:
 
 def _index_member(index: int | None) -> dict[str, int]:
     return {} if index is None else {"index": index}
-
-
-def _without_surrogates(body: bytes) -> bytes | None:
-    r"""The body with each surrogate escape (\ud800 to \udfff) made an A, as long as before; None when there is none.
-
-    A lone one is good JSON (RFC 8259, section 8.2), but msgspec does not take it: what it checks is this copy.
-    """
-    paired, count = _SURROGATE.subn(rb"\1\\u0041", body)
-    return paired if count else None
