@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 Answer = TypeVar("Answer")
 
 ATTEMPTS: Final = 6
-"""How often a question to S3 is asked before a reader gives up: about 12 seconds of trouble are lived through."""
+"""How often a question to S3 is asked before a reader gives up: some 10 seconds of trouble are lived through."""
+FIRST_PAUSE_SECONDS: Final = 0.4
 
 
 class ArchiveError(HeadraceError):
@@ -184,5 +185,6 @@ async def patiently(attempt: Callable[[], Awaitable[Answer]]) -> Answer:
         try:
             return await attempt()
         except S3Unavailable:
-            await asyncio.sleep(random.uniform(0.5, 1) * 0.4 * 2**number)  # noqa: S311 - spreads the load, hides nothing
+            pause = FIRST_PAUSE_SECONDS * 2 ** (number - 1)
+            await asyncio.sleep(random.uniform(0.5, 1) * pause)  # noqa: S311 - spreads the load, hides nothing
     return await attempt()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import TYPE_CHECKING
 
 import pytest
@@ -95,14 +96,9 @@ async def test_no_server_means_try_again() -> None:
 
 
 async def test_a_silent_server_means_try_again() -> None:
-    """It takes the connection, and never says a word."""
-
-    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read()
-        writer.close()
-
-    async with await asyncio.start_server(silent, "127.0.0.1", 0) as server:
-        port = server.sockets[0].getsockname()[1]
+    """The connection stands, and nobody ever says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
         settings = load(S3Settings, aws_endpoint_url_s3=f"http://127.0.0.1:{port}")
         async with open_store(settings, timeout_seconds=0.2) as store:
             with pytest.raises(S3Unavailable, match="no answer"):
