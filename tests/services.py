@@ -80,7 +80,8 @@ def kafka_service() -> Iterator[KafkaService]:
             yield service
     else:
         with scratch_folder() as folder:
-            kafka = local_kafka.Kafka(folder)
+            # It is never killed, and may be starved for a while by what else runs: no hurry to call it dead.
+            kafka = local_kafka.Kafka(folder, properties={"broker.session.timeout.ms": "9000"})
             try:
                 kafka.start()
                 yield KafkaService(kafka.bootstrap, "embedded")

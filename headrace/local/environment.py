@@ -18,6 +18,7 @@ DEFAULTS: Final[Mapping[str, str]] = {
     "KAFKA_TOPIC_PARTITIONS": "4",
     "KAFKA_GROUP": "headrace",
     "CHUNK_MAX_SECONDS": "10",  # whoever tries it out wants to see an object soon
+    "SESSION_TIMEOUT_SECONDS": "4",  # after a kill -9 the next consumer waits until Kafka gives the old one up
 }
 """Only where neither the environment nor headrace.toml says otherwise."""
 

@@ -36,6 +36,7 @@ _PROPERTIES: Final[Mapping[str, str]] = {
     "inter.broker.listener.name": "PLAINTEXT",
     "auto.create.topics.enable": "false",
     "group.initial.rebalance.delay.ms": "0",  # a lone consumer would wait 3 s
+    "group.min.session.timeout.ms": "1000",
     "offsets.topic.num.partitions": "1",
     "offsets.topic.replication.factor": "1",
     "transaction.state.log.num.partitions": "1",
@@ -47,7 +48,7 @@ _PROPERTIES: Final[Mapping[str, str]] = {
     "log.retention.ms": "-1",  # records of any timestamp stay; this is for trying, not for keeping house
     "log.cleaner.dedupe.buffer.size": "4194304",  # half of the heap otherwise
     # After a kill -9 the new start waits until the old one's session is over, 9 s by default.
-    "broker.session.timeout.ms": "3000",
+    "broker.session.timeout.ms": "2000",
     "broker.heartbeat.interval.ms": "500",
     "num.network.threads": "2",
     "num.io.threads": "4",

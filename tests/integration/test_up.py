@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import select
+import shlex
 import signal
 import socket
 import subprocess
@@ -14,13 +15,15 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import psutil
 import pytest
 
+from headrace.local.ports import free_ports
 from tests.services import scratch_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 pytestmark = [pytest.mark.stack, pytest.mark.slow]
 
@@ -37,10 +40,14 @@ def folder() -> Iterator[Path]:
 class Running:
     """An `up` as a person has it: started, read, sent signals."""
 
-    def __init__(self, folder: Path, *command: str) -> None:
+    def __init__(self, folder: Path, *command: str, environment: Mapping[str, str] | None = None) -> None:
         self.data = folder / ".headrace"
         self.process = subprocess.Popen(
-            command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=quiet_environment()
+            command,
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=quiet_environment() | dict(environment or {}),
         )
         self.text = ""
 
@@ -98,6 +105,61 @@ def gone(processes: Any, timeout: float) -> bool:
     """Whether all of them have ended within so many seconds."""
     _, alive = psutil.wait_procs(list(processes), timeout)
     return not alive
+
+
+def test_from_nothing_to_a_payload_in_s3_and_again_after_kill_9(folder: Path) -> None:
+    ports = ("--http-port", str(free_ports(1)[0]), "--partitions", "2")
+    with ended(Running(folder, *HEADRACE, "up", *ports, environment={"CHUNK_MAX_SECONDS": "1"})) as running:
+        posting = curl_line(running.read_until("Logs are in"))
+        assert post(posting) == {"accepted": 1}
+        verified(folder, 1)
+        parts = running.parts
+        running.process.kill()
+        assert gone(parts.values(), 5)
+    with ended(Running(folder, *HEADRACE, "up", *ports, environment={"CHUNK_MAX_SECONDS": "1"})) as running:
+        again = running.read_until("Logs are in")
+        assert float(again.split("up after ")[1].split()[0]) < 10
+        assert curl_line(again) == posting
+        assert post(posting) == {"accepted": 1}
+        verified(folder, 2)
+        parts = running.parts
+        running.process.send_signal(signal.SIGINT)
+        assert running.end() == 0
+        assert gone(parts.values(), 0)
+
+
+def curl_line(text: str) -> list[str]:
+    """The line that `up` offers for pasting."""
+    return next(shlex.split(line) for line in text.splitlines() if line.strip().startswith("curl "))
+
+
+def post(curl: list[str]) -> Any:
+    """What pasting the line would do; not every machine has curl."""
+    _, _, url, option, header, data, body = curl
+    assert (option, data) == ("-H", "-d")
+    name, _, value = header.partition(": ")
+    answer = httpx.post(url, headers={name: value}, content=body, timeout=20)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def verified(folder: Path, records: int) -> None:
+    """Waits until `headrace verify`, in the same folder and without any setting, finds so many records in order."""
+    end = time.monotonic() + 30
+    while True:
+        answer = subprocess.run(
+            [*HEADRACE, "verify", "--json"],
+            cwd=folder,
+            env=quiet_environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        found = json.loads(answer.stdout) if answer.stdout.strip() else {}
+        partitions = [partition for topic in found.get("topics", ()) for partition in topic["partitions"]]
+        if answer.returncode == 0 and sum(each["end"] - each["start"] for each in partitions) == records:
+            return
+        assert time.monotonic() < end, answer.stdout + answer.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
