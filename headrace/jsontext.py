@@ -44,7 +44,7 @@ def explain(text: bytes, error: msgspec.DecodeError) -> BadJson:
     found = _BYTE.search(message)
     if found is None:
         return BadJson("it ends too early", len(text))
-    position = int(found[1])
+    position = int(found[1]) - message.startswith("trailing characters")  # there msgspec counts one too far
     begin = max(position - 1, 0) if text[max(position - 1, 0) : position] == b"-" else position
     word = _NOT_A_NUMBER.match(text, begin)
     hint = f" JSON has no {word[0].decode()}; send null or a string." if word else ""

@@ -103,7 +103,7 @@ class Sender:
         self.summary = Summary()
 
     async def send_all(self, found: Iterable[Group], concurrency: int) -> None:
-        """Reads no further ahead than there are requests in flight; what is in flight is seen through, come what may."""
+        """Reads no further ahead than there are requests in flight, and sees through what is, come what may."""
         slots = asyncio.Semaphore(concurrency)
         async with asyncio.TaskGroup() as tasks:
             try:

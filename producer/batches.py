@@ -174,7 +174,8 @@ class Batcher:
     def hurry(self, deadline: float) -> None:
         """Nobody waits for company any more, and no request beyond `deadline`."""
         self.linger = 0.0
-        for _, request in self._line:
+        under_way = [request for batch in self._flights.values() for request in batch.requests]
+        for request in [*under_way, *(request for _, request in self._line)]:
             request.deadline = min(request.deadline, deadline)
 
     def _drop_head(self) -> Request:

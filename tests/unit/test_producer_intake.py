@@ -1,0 +1,182 @@
+"""What comes in is bounded, answered truly and in time, whatever the outlet does."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from producer.errors import Kind, Problem
+from producer.intake import Intake
+from producer.settings import ProducerSettings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from producer.batches import Batch
+
+
+class FakeOutlet:
+    """Keeps what it is given until the test says what became of it."""
+
+    def __init__(self, partitions: int = 2) -> None:
+        self.sent: list[Batch] = []
+        self._partitions = range(partitions)
+
+    def partitions(self) -> range:
+        return self._partitions
+
+    def lanes(self) -> int:
+        return 1
+
+    def send(self, batch: Batch) -> None:
+        self.sent.append(batch)
+
+
+def settings(**values: object) -> ProducerSettings:
+    return ProducerSettings.model_validate({"kafka_topic": "t", "linger_ms": 0, **values})
+
+
+@pytest.fixture
+async def ticking() -> AsyncIterator[set[asyncio.Task[None]]]:
+    tasks: set[asyncio.Task[None]] = set()
+    yield tasks
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks)
+
+
+def submit(intake: Intake, *payloads: bytes) -> asyncio.Future[None]:
+    size = sum(map(len, payloads))
+    intake.budget.take(size)
+    return intake.submit(list(payloads), [], size)
+
+
+async def test_an_outcome_comes_when_its_batch_has_landed() -> None:
+    intake, outlet = Intake(settings()), FakeOutlet()
+    intake.open(outlet)
+    outcome = submit(intake, b"1", b"2")
+    assert [request.payloads for request in outlet.sent[0].requests] == [[b"1", b"2"]]
+    assert not outcome.done()
+    intake.landed(outlet.sent[0], 1.0, None)
+    await outcome
+    assert (intake.budget.bytes, intake.budget.payloads) == (0, 0)
+
+
+async def test_a_failed_batch_fails_all_its_requests_and_no_other() -> None:
+    intake, outlet = Intake(settings()), FakeOutlet()
+    intake.open(outlet)
+    first = submit(intake, b"1")
+    second, third = submit(intake, b"2"), submit(intake, b"3")
+    problem = Problem(Kind.OUTCOME_UNKNOWN, "x")
+    intake.landed(outlet.sent[0], 1.0, None)
+    intake.landed(outlet.sent[1], 1.0, problem)
+    assert (first.exception(), second.exception(), third.exception()) == (None, problem, problem)
+
+
+async def test_closed_means_refused_at_once_with_the_reason() -> None:
+    intake = Intake(settings())
+    intake.close("Topic t does not exist.")
+    with pytest.raises(Problem, match="does not exist") as caught:
+        intake.check_open(1)
+    assert caught.value.kind is Kind.KAFKA_AWAY
+
+
+async def test_those_in_line_go_through_the_next_outlet() -> None:
+    intake, broken, good = Intake(settings()), FakeOutlet(), FakeOutlet()
+    intake.open(broken)
+    submit(intake, b"1")
+    waiting = submit(intake, b"2")
+    intake.close("replaced")
+    intake.open(good)
+    assert [request.outcome for request in good.sent[0].requests] == [waiting]
+
+
+async def test_no_more_payloads_wait_than_max_queue() -> None:
+    intake = Intake(settings(max_queue=3))
+    intake.open(FakeOutlet())
+    submit(intake, b"1", b"2")
+    with pytest.raises(Problem) as caught:
+        submit(intake, b"3", b"4")
+    assert caught.value.kind is Kind.QUEUE_FULL
+    submit(intake, b"3")
+    with pytest.raises(Problem) as caught:
+        intake.check_open(1)
+    assert caught.value.kind is Kind.QUEUE_FULL
+
+
+async def test_no_more_bytes_are_held_than_the_budget_and_answered_is_not_gone(
+    ticking: set[asyncio.Task[None]],
+) -> None:
+    """Kafka dead: requests are answered when their time is up, but what the client still holds keeps its bytes."""
+    intake = Intake(settings(max_length=10, memory_budget_bytes=10, request_timeout_seconds=0.01))
+    outlet = FakeOutlet()
+    intake.open(outlet)
+    outcome = submit(intake, b"x" * 8)
+    ticking.add(asyncio.create_task(intake.tick()))
+    with pytest.raises(Problem) as caught:
+        await outcome
+    assert caught.value.kind is Kind.OUTCOME_UNKNOWN
+    with pytest.raises(Problem) as caught:
+        intake.check_open(3)
+    assert caught.value.kind is Kind.QUEUE_FULL
+    intake.landed(outlet.sent[0], 1.0, None)
+    intake.check_open(3)
+
+
+async def test_what_was_never_handed_over_is_surely_not_published(ticking: set[asyncio.Task[None]]) -> None:
+    intake = Intake(settings(request_timeout_seconds=0.01))
+    intake.open(FakeOutlet(partitions=0))
+    outcome = submit(intake, b"1")
+    ticking.add(asyncio.create_task(intake.tick()))
+    with pytest.raises(Problem) as caught:
+        await outcome
+    assert caught.value.kind is Kind.KAFKA_AWAY
+    assert (intake.budget.bytes, intake.budget.payloads) == (0, 0)
+
+
+async def test_draining_shortens_every_deadline(ticking: set[asyncio.Task[None]]) -> None:
+    intake = Intake(settings(request_timeout_seconds=1000))
+    intake.open(FakeOutlet(partitions=1))
+    under_way, in_line = submit(intake, b"1"), submit(intake, b"2")
+    intake.drain(asyncio.get_running_loop().time())
+    afterwards = submit(intake, b"3")
+    ticking.add(asyncio.create_task(intake.tick()))
+    kinds = []
+    for outcome in (under_way, in_line, afterwards):
+        with pytest.raises(Problem) as caught:
+            await outcome
+        kinds.append(caught.value.kind)
+    assert kinds == [Kind.OUTCOME_UNKNOWN, Kind.KAFKA_AWAY, Kind.KAFKA_AWAY]
+
+
+@pytest.mark.parametrize(
+    ("payloads", "limit"),
+    [([b"x" * 900], 1000), ([b"x"] * 60, 1000), ([b""] * 11, 10)],
+    ids=["bytes", "records", "payloads"],
+)
+async def test_what_can_never_fit_is_413_with_the_limit(payloads: list[bytes], limit: int) -> None:
+    intake = Intake(settings(max_queue=10 if limit == 10 else 1000))
+    intake.open(FakeOutlet())
+    intake.batch_limit = 1000 if limit == 1000 else 10_000
+    if limit == 1000 and len(payloads) == 1:
+        submit(intake, *payloads)  # 900 bytes and what a record adds do fit
+        payloads = [b"x" * 920]
+    with pytest.raises(Problem) as caught:
+        submit(intake, *payloads)
+    assert caught.value.kind is Kind.TOO_LONG
+    assert caught.value.members == {"limit": limit}
+    assert str(limit) in caught.value.detail
+
+
+async def test_a_caller_that_is_cancelled_takes_nobody_with_it() -> None:
+    intake, outlet = Intake(settings(linger_ms=1000)), FakeOutlet()
+    intake.open(outlet)
+    gone, stays = submit(intake, b"1"), submit(intake, b"2")
+    gone.cancel()
+    intake.drain(asyncio.get_running_loop().time() + 100)
+    intake.landed(outlet.sent[0], 1.0, None)
+    await stays
+    assert (intake.budget.bytes, intake.budget.payloads) == (0, 0)
