@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -163,5 +164,6 @@ def status(topic: str | None, group: str | None, as_json: bool) -> None:
     A committed offset is durable: everything before it is in S3. Claims are chunks on their way there.
     """
     adopt_local_stack(kafka=True)
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what it has to say, our own errors say better
     settings = load(StatusSettings, kafka_topic=topic, kafka_group=group)
     asyncio.run(_status(settings, as_json=as_json))

@@ -57,7 +57,7 @@ class PartitionReport:
         """A sentence each."""
         place = f"{self.coverage.topic}/{self.coverage.partition}"
         for hole in self.coverage.holes:
-            yield f"{place}: {hole} is missing, {_count(hole)} offsets"
+            yield f"{place}: {hole} is missing, {_count(hole)}"
         for left, right in self.coverage.overlaps:
             yield f"{place}: {right.keys[0]} overlaps {left.keys[0]}"
         for item in self.incomplete:
@@ -166,7 +166,8 @@ async def _lacking(store: ObjectStore, chunk: Chunk) -> Incomplete | None:
 
 
 def _count(offsets: Range) -> str:
-    return f"{offsets.end - offsets.start:,}"
+    count = offsets.end - offsets.start
+    return f"{count:,} offset{'' if count == 1 else 's'}"
 
 
 def _pair(offsets: Range) -> tuple[int, int]:

@@ -101,7 +101,7 @@ def test_a_hole(topic: Callable[..., str]) -> None:
     archive(name, (0, 10, 1, "21"), (11, 20, 1, "21"))
     result = verify(name)
     assert result.exit_code == 1
-    assert f"{name}/0: [10, 11) is missing, 1 offsets" in result.stdout
+    assert f"{name}/0: [10, 11) is missing, 1 offset" in result.stdout
     assert as_json(name)[1]["holes"] == [[10, 11]]
 
 

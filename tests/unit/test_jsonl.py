@@ -261,6 +261,7 @@ def test_damage_is_told(suffix: str) -> None:
     [
         b"\n",
         b"{}",
+        b'{"offset":1,"timestamp":2,"key":null,"headers":[],"value_base64":"!!!!"}',
         b"[]",
         b'{"offset":1,"timestamp":2,"key":null,"headers":[]}',
         b'{"offset":1,"timestamp":2,"headers":[]',
