@@ -53,8 +53,8 @@ time.sleep(600)
 def test_a_child_stays_when_the_thread_that_asked_for_it_ends(tmp_path: Path) -> None:
     with ThreadPoolExecutor(max_workers=1) as pool:
         child = pool.submit(make, tmp_path).result()
+        wait_for(child.log, "here")  # from now on it would notice
     try:
-        wait_for(child.log, "here")
         assert not child.wait(0.3)
     finally:
         child.kill()
