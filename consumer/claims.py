@@ -130,6 +130,11 @@ class Claims:
         self._fill_until = committed.fill_until
         self._most = most
         self._chunks: deque[ClosedChunk] = deque()
+        self._inherited = deque(committed.ends)
+        """Claims of a former owner whose chunks aren't cut again yet: every commit repeats them until they are."""
+        self._claimed_end = committed.last_end
+        """Up to here Kafka has claims. No commit may say less: an upload of theirs may land at any time."""
+        self._too_large: Committed | None = None
         self._open: Plan | None = None
 
     @property
@@ -154,24 +159,35 @@ class Claims:
 
     @property
     def settled(self) -> bool:
-        """Kafka knows all there is to know."""
+        """Kafka knows all there is to know; what nobody has cut again yet stays claimed, for the next owner."""
         return self._open is None and not self._chunks and self._committed == self._wish((), self._start)
 
     @property
     def claims_settled(self) -> bool:
-        """Every claim that Kafka has acknowledged is stored and committed past."""
-        return self._open is None and self._committed is not None and not self._committed.ends
+        """Every claim that Kafka has acknowledged and whose chunk was cut here is stored and committed past."""
+        if self._open is not None or self._committed is None:
+            return False
+        return self._committed.ends == tuple(self._inherited)
 
     def close(self, chunk: ClosedChunk) -> None:
         """Append a chunk. It starts where the last one ends."""
         assert chunk.offsets.start == self.last_end, f"{chunk.offsets} does not follow {self.last_end}"
+        self._inherit(chunk.offsets.end)
         self._chunks.append(chunk)
 
     def skip_stored(self, end: int) -> None:
         """[last end, end) is stored whole already, and nothing before it is unsettled."""
         assert not self._chunks
+        assert self._open is None
+        self._inherit(end)
         self._start = end
         self._durable = max(self._durable, end)
+
+    def _inherit(self, end: int) -> None:
+        """A chunk is there that ends here; a claim of a former owner keeps its end."""
+        if self._inherited:
+            claimed = self._inherited.popleft()
+            assert end == claimed, f"a chunk ends at {end}, but was claimed up to {claimed}"
 
     def skip_empty(self, position: int) -> None:
         """[last end, position) holds no record: the commit may move past it, the next chunk still starts before it."""
@@ -186,15 +202,18 @@ class Claims:
         while stored < len(chunks) and chunks[stored].state is ChunkState.STORED:
             stored += 1
         start = chunks[stored - 1].offsets.end if stored else self._start
-        claimed = []
-        for chunk in chunks[stored : stored + self._most]:
-            if chunk.state is ChunkState.CLOSED:
-                if allowance <= 0:
+        claimed: list[ClosedChunk] = []
+        for chunk in chunks[stored:]:
+            if chunk.offsets.end > self._claimed_end:
+                if len(claimed) >= self._most:
                     break
-                allowance -= 1
+                if chunk.state is ChunkState.CLOSED:
+                    if allowance <= 0:
+                        break
+                    allowance -= 1
             claimed.append(chunk)
         wish = self._wish(tuple(chunk.offsets.end for chunk in claimed), start)
-        if wish == self._committed:
+        if wish in {self._committed, self._too_large}:
             return None
         self._open = Plan(wish, tuple(claimed))
         return self._open
@@ -202,13 +221,14 @@ class Claims:
     def _wish(self, ends: tuple[int, ...], start: int) -> Committed:
         durable = max(start, self._durable)
         fill_until = self._fill_until if durable < self._fill_until else 0
-        return Committed(durable, start, ends, fill_until, self._layout, self._topic_id)
+        return Committed(durable, start, (*ends, *self._inherited), fill_until, self._layout, self._topic_id)
 
     def acknowledged(self, plan: Plan) -> list[ClosedChunk]:
         """Kafka has stored the commit. Returns the chunks that may now be uploaded."""
         assert plan is self._open
         self._open = None
         self._committed = plan.committed
+        self._claimed_end = plan.committed.last_end
         self._start = plan.committed.start
         self._durable = max(self._durable, plan.committed.durable)
         while self._chunks and self._chunks[0].offsets.end <= plan.committed.start:
@@ -224,13 +244,14 @@ class Claims:
         self._open = None
 
     def metadata_too_large(self, plan: Plan) -> None:
-        """Error 12: the broker takes less metadata than ours. Claim no more than it took last time.
+        """Error 12: the broker takes less metadata than ours. Claim fewer; what is claimed stays so until it is stored.
 
         Raises HaltError when not even one claim fits.
         """
         self.refused(plan)
-        self._most = len(plan.chunks) - 1
-        if self._most < 1:
+        self._too_large = plan.committed
+        self._most = max(1, len(plan.committed.ends) - 1)
+        if len(plan.committed.ends) <= 1 and not plan.committed.start < self._claimed_end:
             raise HaltError(
                 f"The brokers refuse {len(plan.committed.encode())} bytes of offset metadata: "
                 f"set offset.metadata.max.bytes to {MAX_METADATA_BYTES} (Kafka's default) on the brokers."
