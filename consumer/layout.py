@@ -72,10 +72,13 @@ class Layout:
 
     def by_bucket(self, records: Sequence[Record]) -> Iterable[tuple[str, Sequence[Record]]]:
         """Split records by bucket, order kept. Records of one fetch nearly always share one."""
+        if self.object_path == FLAT:
+            return (("", records),)
         times = [record.timestamp for record in records]
-        first, last = self.bucket(min(times)), self.bucket(max(times))
-        if first == last and (first != self.undated or self.object_path == FLAT):
-            return ((first, records),)
+        first = min(times)
+        # Equal paths would not do: `hour=%H` comes again each day, and what lies between would depend on the fetch.
+        if first // self._span_ms == max(times) // self._span_ms:
+            return ((self.bucket(first), records),)
         groups: dict[str, list[Record]] = {}
         for record in records:
             groups.setdefault(self.bucket(record.timestamp), []).append(record)

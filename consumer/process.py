@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import os
 import sys
@@ -49,13 +48,13 @@ async def _archive(settings: ConsumerSettings, bounds: Bounds | None) -> None:
         async with stop_with_parent(stop):
             archiving = asyncio.create_task(Archiver(settings, bounds=bounds).run(stop))
             hurrying = asyncio.create_task(hurry.wait())
-            try:
-                await asyncio.wait((archiving, hurrying), return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                hurrying.cancel()
-                archiving.cancel()  # no effect on one that is done
-            with contextlib.suppress(asyncio.CancelledError):
-                await archiving
+            await asyncio.wait((archiving, hurrying), return_when=asyncio.FIRST_COMPLETED)
+            hurrying.cancel()
+            if hurry.is_set():
+                archiving.cancel()
+                await asyncio.wait((archiving,))
+            else:
+                archiving.result()
 
 
 def run_several(settings: ConsumerSettings, count: int, overrides: Mapping[str, str]) -> int:

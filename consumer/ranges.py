@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from headrace.errors import SettingsError
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from headrace.kafka import KafkaCluster
 
 EDGES: Final = ("earliest", "latest")
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def parse(text: str, option: str) -> int | datetime | str:
@@ -37,8 +38,8 @@ def parse(text: str, option: str) -> int | datetime | str:
 
 
 def milliseconds(moment: datetime) -> int:
-    """Since 1970, as Kafka counts."""
-    return int(moment.timestamp() * 1000)
+    """Since 1970, as Kafka counts; exact, which a float of seconds is not."""
+    return (moment - _EPOCH) // timedelta(milliseconds=1)
 
 
 async def resolve(cluster: KafkaCluster, partitions: Collection[TopicPartition], since: str, until: str) -> Bounds:

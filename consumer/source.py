@@ -128,7 +128,7 @@ class Source:
             await self._consumer.start()
             self._consumer.subscribe(topics=self._topics, listener=_Listener(self))
         except (KafkaError, OSError) as error:
-            await self._consumer.stop()
+            await self.close()
             raise KafkaUnavailable(f"Kafka does not answer: {error}") from error
         coordinator = self._consumer._coordinator
         heartbeat = coordinator._do_heartbeat
@@ -144,12 +144,19 @@ class Source:
         self.offsets = GroupOffsets(self._consumer._client, coordinator, self._group, self._session_timeout)
 
     async def close(self) -> None:
-        """Leave the group and close all connections. Never takes longer than the session timeout."""
-        try:
-            async with asyncio.timeout(self._session_timeout):
-                await self._consumer.stop()
-        except (KafkaError, TimeoutError, OSError) as error:
-            log.warning("group %s: could not leave cleanly (%r); Kafka will notice by itself", self._group, error)
+        """Leave the group and close all connections. Never takes longer than twice the session timeout.
+
+        aiokafka awaits tasks that it has cancelled, and so ends by a CancelledError that nobody asked for: its
+        ending runs in a task of its own, and its connections are closed once more.
+        """
+        for part in (self._consumer.stop, self._consumer._client.close):
+            ending = asyncio.create_task(part())
+            try:
+                await asyncio.wait((ending,), timeout=self._session_timeout)
+            finally:
+                ending.cancel()
+            if not ending.done() or ending.cancelled() or ending.exception() is not None:
+                log.warning("group %s: could not leave cleanly; Kafka will notice by itself", self._group)
 
     # What the listener calls
 
