@@ -10,20 +10,23 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from headrace.archive import read_chunk, survey
-from headrace.coverage import Survey
 from headrace.kafka import KafkaCluster, open_cluster
 from headrace.record import StoredRecord
 from headrace.s3 import S3Store, open_store
 from headrace.settings import KafkaSettings, S3Settings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+
+    from headrace.coverage import Survey
 
 ROOT = Path(__file__).parent.parent
 FAST = {

@@ -6,14 +6,17 @@ import asyncio
 import random
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 import httpx
 import pytest
 
 from headrace.local.ports import free_ports
-from tests.conftest import StackFactory
 from tests.s3_proxy import Fault, never, on_objects, s3_proxy, weather
 from tests.trial import Process, Trial, trial
+
+if TYPE_CHECKING:
+    from tests.conftest import StackFactory
 
 pytestmark = pytest.mark.stack
 
