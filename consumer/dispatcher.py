@@ -121,8 +121,9 @@ class Dispatcher:
     def pressure(self) -> tuple[list[TopicPartition], list[TopicPartition]]:
         """Partitions to pause and to resume now. The lanes' states have changed when this returns."""
         pause, resume = [], []
+        exempt = self._must_go_on()
         for partition, lane in self.lanes.items():
-            busy = self.budget.short or lane.claims.full
+            busy = (self.budget.short and lane is not exempt) or lane.claims.full
             if lane.state is LaneState.FETCHING and busy:
                 lane.pause()
                 pause.append(partition)
@@ -133,6 +134,16 @@ class Dispatcher:
                 self._parked.add(partition)
                 pause.append(partition)
         return pause, resume
+
+    def _must_go_on(self) -> Lane | None:
+        """Memory is short, nothing is leaving, nothing can be cut: one lane goes on until its claimed chunk is whole.
+
+        Without this, claimed chunks that are larger than the budget together would wait for each other for ever. What
+        is held goes beyond the budget by one chunk at most.
+        """
+        if not self.budget.short or self.budget.held > sum(lane.open_bytes for lane in self.lanes.values()):
+            return None
+        return max(self.lanes.values(), key=lambda lane: lane.open_bytes, default=None)
 
     def next_due(self) -> float | None:
         """When the next open chunk's age is up."""
