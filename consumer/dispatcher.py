@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from consumer import metrics
@@ -66,7 +67,7 @@ class Dispatcher:
         self._enqueue(lane)
 
     def remove(self, partition: TopicPartition) -> None:
-        """Forget a lane; uploads of it that are under way go on and count for nothing."""
+        """Forget a lane. An attempt to upload that is under way ends by itself and counts for nothing; none follows."""
         lane = self.lanes.pop(partition)
         self._fail(lane, "taken over again")
 
@@ -234,9 +235,13 @@ class Dispatcher:
         while True:
             lane, chunk = await self._jobs.get()
             self.news.set()  # the queue has room for a claim
-            if self.lanes.get(lane.partition) is lane and lane.state is not LaneState.FAILED:
+            if self._wanted(lane):
                 with metrics.UPLOADS.track_inprogress(), metrics.UPLOAD_SECONDS.time():
                     await self._store(lane, chunk)
+
+    def _wanted(self, lane: Lane) -> bool:
+        """May its chunks still be uploaded? A takeover that waits for silence waits for that of this process, too."""
+        return self.lanes.get(lane.partition) is lane and lane.state is not LaneState.FAILED
 
     async def _store(self, lane: Lane, chunk: ClosedChunk) -> None:
         cargo = chunk.cargo
@@ -251,8 +256,10 @@ class Dispatcher:
                 lane.compressed(raw)
                 self.budget.add(-raw)
             for body in bodies:
-                if cargo.standing.get(body.key, -1) < body.records:
-                    await self._uploader.upload(lane.partition, body)
+                if cargo.standing.get(body.key, -1) >= body.records:
+                    continue
+                if not await self._uploader.upload(lane.partition, body, wanted=partial(self._wanted, lane)):
+                    return
         finally:
             self.budget.add(-held)
         if cargo.lost is not None:

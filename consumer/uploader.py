@@ -127,10 +127,13 @@ class Uploader:
         }
         return Body(key, orjson.dumps(told), metadata, "application/json", 0)
 
-    async def upload(self, partition: TopicPartition, body: Body) -> None:
-        """Try until it is stored. Raises AssignmentStale; otherwise ends only by success or cancellation."""
+    async def upload(self, partition: TopicPartition, body: Body, *, wanted: Callable[[], bool]) -> bool:
+        """Try until it is stored: True. False when it isn't wanted any more, which is asked before each attempt.
+
+        Raises AssignmentStale; otherwise ends only by success or cancellation.
+        """
         pause = FIRST_PAUSE_SECONDS
-        while True:
+        while wanted():
             quiet_for = self._alive_for()
             if quiet_for > self._timeout:
                 raise AssignmentStale(
@@ -155,4 +158,5 @@ class Uploader:
                 metrics.STORED_OBJECTS.labels(partition.topic).inc()
                 metrics.STORED_BYTES.labels(partition.topic).inc(len(body.content))
                 metrics.STORED_RECORDS.labels(partition.topic).inc(body.records)
-                return
+                return True
+        return False
