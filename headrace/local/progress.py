@@ -19,6 +19,10 @@ class Progress(Protocol):
         """So many of `total` bytes are here; the last call has both the same."""
         ...
 
+    def close(self) -> None:
+        """No more bytes will come, all here or not: leave the terminal tidy. Lines may still be said."""
+        ...
+
 
 class Silent:
     """For tests."""
@@ -28,6 +32,9 @@ class Silent:
 
     def fetched(self, what: str, done: int, total: int) -> None:
         del what, done, total
+
+    def close(self) -> None:
+        pass
 
 
 class Lines:
@@ -45,6 +52,9 @@ class Lines:
         if quarter != self._quarter.get(what, -1):
             self._quarter[what] = quarter
             self.say(f"  {what}: {done / 1e6:.0f} of {total / 1e6:.0f} MB")
+
+    def close(self) -> None:
+        pass
 
 
 class Bar:
@@ -76,6 +86,9 @@ class Bar:
         self._bar.update(self._tasks[what], completed=done)  # type: ignore[arg-type]
         if done >= total:
             self._bar.stop()
+
+    def close(self) -> None:
+        self._bar.stop()
 
 
 def for_terminal(*, terminal: bool) -> Progress:

@@ -80,6 +80,7 @@ class Up:
                 pass
             finally:
                 self._starting = False
+                self._progress.close()
                 self._stop()
 
     def _start(self, services: Sequence[Service]) -> None:
