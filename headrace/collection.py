@@ -74,18 +74,24 @@ def _elements(chunks: Iterator[bytes], *, keyed: bool) -> Iterator[bytes]:
     """What stands between commas, after the opening bracket up to its closing one; with `keyed`, after each key."""
     closing = _CLOSE_OBJECT if keyed else _CLOSE_ARRAY
     index = 0
+    named = not keyed
     char = _COMMA
     for char, piece in _pieces(chunks):
         payload = piece.strip(WHITESPACE)
         name = f"Payload {index} (counted from 0)"
-        if char == _COLON and keyed and payload[:1] == b'"':
+        if char == _COLON and not named and payload[:1] == b'"':
             _checked(payload, f"The key of payload {index} (counted from 0)")
+            named = True
             continue
         if char not in {_COMMA, closing}:
             raise BadCollection(f"{name} is not JSON: unexpected {chr(char)} after it.")
-        if payload or index or char == _COMMA:
-            yield _checked(payload, name)
+        if char == closing and index == 0 and not payload and named is not keyed:
+            continue  # an empty collection
+        if not named:
+            raise BadCollection(f"{name} has no key.")
+        yield _checked(payload, name)
         index += 1
+        named = not keyed
     if char != closing:
         raise BadCollection(f"It ends too early, in payload {index} (counted from 0): no {chr(closing)} closes it.")
 

@@ -71,17 +71,26 @@ class Group:
 
 
 def groups(payloads: Iterable[bytes], max_bytes: int, max_payloads: int) -> Iterator[Group]:
-    """Payloads together as long as they fit; one that is too long for itself goes alone."""
+    """Payloads together as long as they fit; one that is too long for itself goes alone.
+
+    Where reading them fails, those before are still given out.
+    """
     first, size = 0, 0
     together: list[bytes] = []
-    for index, payload in enumerate(payloads):
-        if together and (size + len(payload) + 1 > max_bytes or len(together) == max_payloads):
-            yield Group(first, together)
-            first, size, together = index, 0, []
-        together.append(payload)
-        size += len(payload) + 1
+    failed: HeadraceError | None = None
+    try:
+        for index, payload in enumerate(payloads):
+            if together and (size + len(payload) + 1 > max_bytes or len(together) == max_payloads):
+                yield Group(first, together)
+                first, size, together = index, 0, []
+            together.append(payload)
+            size += len(payload) + 1
+    except HeadraceError as error:
+        failed = error
     if together:
         yield Group(first, together)
+    if failed is not None:
+        raise failed
 
 
 class _TryAgain(Exception):

@@ -50,6 +50,7 @@ class Intake:
         self._topic = settings.kafka_topic
         self._patience = settings.request_timeout_seconds
         self.budget = Budget(settings.memory_budget_bytes, settings.max_queue)
+        TALLY.budget = self.budget
         self.batch_limit = DEFAULT_BATCH_LIMIT
         self._batcher = Batcher(linger=settings.linger_ms / 1000, full=FULL_BATCH)
         self._outlet: Outlet | None = None
@@ -172,8 +173,6 @@ class Intake:
             while True:
                 await asyncio.sleep(TICK_SECONDS)
                 self._settle_late(self._loop.time())
-                TALLY.waiting_payloads = self.budget.payloads
-                TALLY.waiting_bytes = self.budget.bytes
         finally:
             if self._timer is not None:
                 self._timer.cancel()

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from prometheus_client.metrics_core import Metric
 
+    from producer.batches import Budget
+
 
 class Tally(Collector):
     """Counts since the process began."""
@@ -24,8 +26,8 @@ class Tally(Collector):
         self.bytes = 0
         self.batches = 0
         self.replacements = 0
-        self.waiting_payloads = 0
-        self.waiting_bytes = 0
+        self.budget: Budget | None = None
+        """Whose fill is told; the intake's."""
 
     def collect(self) -> Iterator[Metric]:
         requests = CounterMetricFamily(
@@ -41,11 +43,13 @@ class Tally(Collector):
             ("replacements", "Kafka producers that failed for good and were replaced", self.replacements),
         ):
             yield CounterMetricFamily(f"headrace_producer_{name}", text, value)
+        if self.budget is None:
+            return
         yield GaugeMetricFamily(
-            "headrace_producer_waiting_payloads", "payloads that Kafka has not acknowledged yet", self.waiting_payloads
+            "headrace_producer_waiting_payloads", "payloads that Kafka has not acknowledged yet", self.budget.payloads
         )
         yield GaugeMetricFamily(
-            "headrace_producer_waiting_bytes", "bytes of the memory budget that are taken", self.waiting_bytes
+            "headrace_producer_waiting_bytes", "bytes of the memory budget that are taken", self.budget.bytes
         )
 
 

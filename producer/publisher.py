@@ -252,9 +252,12 @@ async def _close(producer: AIOKafkaProducer) -> None:
     """Close a producer that nobody waits for, within two seconds or so, whether Kafka is there or not.
 
     aiokafka's stop() sends what is left for as long as it takes, and cancelled half-way it leaves its sender running:
-    so nothing is left first, and connections are cut when replies don't come.
+    so nothing is left first, and connections are cut when replies don't come. What its sender says to that is no news.
     """
-    producer._message_accumulator.fail_all(ProducerClosed())  # noqa: SLF001 - there is no public way
+    sender = producer._sender  # noqa: SLF001 - there is no public way
+    if sender.sender_task is not None:
+        sender.sender_task.remove_done_callback(sender._fail_all)  # noqa: SLF001 - as above
+    producer._message_accumulator.fail_all(ProducerClosed())  # noqa: SLF001 - as above
     stopping = asyncio.ensure_future(producer.stop())
     await asyncio.wait([stopping], timeout=1)
     if not stopping.done():
