@@ -238,7 +238,8 @@ class Source:
             ) from error
         except IllegalStateError:
             return []  # a partition that was given back in this very moment
-        except KafkaError as error:
+        except (KafkaError, ValueError) as error:
+            # ValueError: a record that aiokafka can't decode, one with a header name that isn't UTF-8 for instance.
             raise FetchFailed(f"a fetch failed: {error!r}") from error
         found = []
         for partition, records in batches.items():

@@ -162,6 +162,14 @@ class Trial:
                 sent.append(await producer.send(self.topic, value, partition=number % self.partitions))
             await asyncio.gather(*sent)
 
+    async def produce_keyed(self, count: int) -> None:
+        """The same few keys again and again, for topics that are compacted."""
+        async with self.producer() as producer:
+            for number in range(count):
+                key = b"key-%d" % (number % 7)
+                await producer.send(self.topic, b"%d" % number, key, partition=number % self.partitions)
+            await producer.flush()
+
     # What holds
 
     async def log_ends(self) -> dict[TopicPartition, int]:

@@ -1,0 +1,138 @@
+"""Records that never saw our producer: any bytes, any codec, any timestamp, transactions. All come as they are."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import pytest
+
+from headrace.objects import HIVE_NULL
+from tests.trial import Trial, trial
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    NewTrial = Callable[..., Trial]
+
+pytestmark = pytest.mark.stack
+
+VALUES = [
+    b'{"id":12345678901234567890.10,"id":1e999}',
+    b'{"a":"\\ud800"}',
+    b'{"a":\r\n1}',
+    b" [1] ",
+    b"null",
+    b"",
+    b"no JSON at all, \xc3\xa9",
+    bytes(range(256)),
+    b'{"bad":"\xff"}',
+    b"[" * 600 + b"]" * 600,
+    b"[" * 512 + b"]" * 512,
+    '{"\u043a\u043b\u044e\u0447":"\u2028\U0001f9ca"}'.encode(),
+    None,
+]
+KEYS = [None, b"", b"key", b"17", b'{"k":1}', b"null", b"\x00\xff"]
+HEADERS: list[list[tuple[str, bytes]]] = [
+    [],
+    [("trace", b"00-4bf9"), ("trace", b"again"), ("\u00fcber", b"\xff\x00")],
+    [("ce_id", b'"1"'), ("empty", b"")],
+]
+
+
+@pytest.fixture
+def it(service_env: dict[str, str]) -> Iterator[Trial]:
+    with trial(service_env, 3, "any") as one:
+        yield one
+
+
+@pytest.mark.parametrize("codec", [None, "gzip", "snappy", "lz4", "zstd"])
+async def test_any_bytes_in_any_codec(it: Trial, codec: str | None) -> None:
+    await it.create_topic()
+    sent = 0
+    async with it.producer(compression_type=codec, enable_idempotence=False) as producer:
+        for key in KEYS:
+            for headers in HEADERS:
+                for value in VALUES:
+                    if key is None and value is None:
+                        continue
+                    await producer.send(it.topic, value, key, headers=headers, partition=sent % 3)
+                    sent += 1
+        await producer.flush()
+    it.start()
+    await it.stored()
+    assert await it.assert_exactly_once() == sent
+
+
+async def test_each_hour_has_an_object_of_its_own(it: Trial) -> None:
+    """Also when hours come mixed: one claim, several objects; absurd times go to a named folder."""
+    await it.create_topic(message_timestamp_after_max_ms=str(2**63 - 1))
+    now = int(time.time() * 1000)
+    times = [now, now - 3_600_000, now - 7_200_000, 1_700_000_000, now * 1000]  # the last two: seconds, microseconds
+    async with it.producer() as producer:
+        for number in range(600):
+            await producer.send(it.topic, b"%d" % number, partition=0, timestamp_ms=times[number % 5])
+        await producer.flush()
+    it.start(CHUNK_MAX_RECORDS="200")
+    await it.stored()
+    assert await it.assert_exactly_once() == 600
+    coverage = (await it.survey()).coverage(0)
+    assert [len(chunk.keys) for chunk in coverage.chunks] == [4, 4, 4]
+    folders = Counter(
+        key.removeprefix(f"{it.prefix}/{it.topic}/").rpartition("/")[0] for c in coverage.chunks for key in c.keys
+    )
+    assert folders[f"dt={HIVE_NULL}/hour={HIVE_NULL}"] == 3
+    assert len(folders) == 4
+    code, text = await it.run("verify")
+    assert code == 0, text
+
+
+@pytest.mark.parametrize("isolation", ["read_committed", "read_uncommitted"])
+async def test_transactions(it: Trial, isolation: str) -> None:
+    """Aborted records stay out (or in, as asked), markers hold no record, and the lag becomes zero all the same."""
+    await it.create_topic()
+    async with it.producer(transactional_id=it.topic) as producer:
+        for round_ in range(12):
+            await producer.begin_transaction()
+            for number in range(40):
+                await producer.send(it.topic, b"%d.%d" % (round_, number), partition=number % 3)
+            if round_ % 3 == 2:
+                await producer.abort_transaction()
+            else:
+                await producer.commit_transaction()
+    it.start(KAFKA_ISOLATION_LEVEL=isolation, CHUNK_MAX_RECORDS="50")
+    await it.stored()
+    log, archive = await it.log(isolation), await it.archive()
+    assert archive == log
+    assert sum(map(len, archive.values())) == (8 if isolation == "read_committed" else 12) * 40
+    async with it.producer(transactional_id=it.topic) as producer:
+        for _ in range(2):
+            await producer.begin_transaction()
+            await producer.send(it.topic, b"never", partition=0)
+            await producer.abort_transaction()
+    await it.stored()
+    assert await it.archive() == await it.log(isolation)
+
+
+async def test_a_compacted_topic(it: Trial) -> None:
+    """Offsets that compaction has taken are no holes."""
+    await it.create_topic(
+        cleanup_policy="compact", segment_ms="100", min_cleanable_dirty_ratio="0.01", delete_retention_ms="0"
+    )
+    for _ in range(4):
+        await it.produce_keyed(300)
+    consumer = it.start()
+    await it.stored()
+    consumer.kill()
+    await it.produce_keyed(300)
+    it.start()
+    await it.stored()
+    ends = await it.log_ends()
+    listing = await it.survey()
+    for tp, end in ends.items():
+        coverage = listing.coverage(tp.partition)
+        assert (coverage.holes, coverage.overlaps, coverage.end) == ((), (), end)
+    archive = await it.archive()
+    for partition, records in (await it.log()).items():
+        assert {record.offset for record in records} <= {record.offset for record in archive[partition]}
