@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ import pytest
 from headrace.local.ports import free_ports
 from headrace.s3 import S3Refused, S3Store, S3Unavailable, open_store
 from headrace.settings import S3Settings, load
+from tests.object_store_contract import ObjectStoreContract
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -24,40 +24,8 @@ async def store(service_environ: dict[str, str]) -> AsyncIterator[S3Store]:
         yield store
 
 
-async def test_what_is_put_is_had_back(store: S3Store, topic: Callable[..., str]) -> None:
-    key = f"{topic('s3')}/dt=2026-11-22/ü +%?.jsonl.zst"
-    body = bytes(range(256)) * 1000
-    await store.put(key, body, metadata={"Headrace-Chunk-Objects": "2"}, content_type="application/zstd")
-    assert await store.get(key) == body
-    found = await store.head(key)
-    assert found is not None
-    assert (found.size, found.metadata) == (len(body), {"headrace-chunk-objects": "2"})
-    assert [(item.key, item.size) async for item in store.list(key)] == [(key, len(body))]
-    await store.put(key, b"", metadata={}, content_type="application/zstd")
-    assert await store.get(key) == b""
-
-
-async def test_what_is_not_there_is_none(store: S3Store, topic: Callable[..., str]) -> None:
-    key = topic("nothing")
-    assert await store.get(key) is None
-    assert await store.head(key) is None
-    assert [item async for item in store.list(key)] == []
-
-
-async def test_a_listing_has_all_pages_in_order(store: S3Store, topic: Callable[..., str]) -> None:
-    folder = topic("pages")
-    slots = asyncio.Semaphore(16)
-
-    async def put(number: int) -> None:
-        async with slots:
-            await store.put(f"{folder}/{number:05d}", b"x", metadata={}, content_type="text/plain")
-
-    async with asyncio.TaskGroup() as group:
-        for number in range(2_050):
-            group.create_task(put(number))
-    await store.put(f"{folder}-beside/1", b"x", metadata={}, content_type="text/plain")
-    found = [item.key async for item in store.list(f"{folder}/")]
-    assert found == [f"{folder}/{number:05d}" for number in range(2_050)]
+class TestS3Store(ObjectStoreContract):
+    """The real one."""
 
 
 async def test_no_such_bucket_is_a_refusal(topic: Callable[..., str]) -> None:

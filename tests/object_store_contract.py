@@ -1,0 +1,55 @@
+"""What every ObjectStore keeps: run on the real server and on the fake, so that tests on the fake mean something."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from headrace.s3 import ObjectStore
+
+
+class ObjectStoreContract:
+    """Inherit it where a fixture `store` gives an open, shared store."""
+
+    async def test_what_is_put_is_had_back(self, store: ObjectStore, topic: Callable[..., str]) -> None:
+        key = f"{topic('s3')}/dt=2026-11-22/ü +%?.jsonl.zst"
+        body = bytes(range(256)) * 1000
+        await store.put(key, body, metadata={"Headrace-Chunk-Objects": "2"}, content_type="application/zstd")
+        assert await store.get(key) == body
+        found = await store.head(key)
+        assert found is not None
+        assert (found.key, found.size, found.metadata) == (key, len(body), {"headrace-chunk-objects": "2"})
+        assert [(item.key, item.size) async for item in store.list(key)] == [(key, len(body))]
+
+    async def test_a_later_put_replaces_all_of_an_object(self, store: ObjectStore, topic: Callable[..., str]) -> None:
+        key = topic("again")
+        await store.put(key, b"first", metadata={"a": "1"}, content_type="text/plain")
+        await store.put(key, b"", metadata={"b": "2"}, content_type="text/plain")
+        assert await store.get(key) == b""
+        found = await store.head(key)
+        assert found is not None
+        assert (found.size, found.metadata) == (0, {"b": "2"})
+
+    async def test_what_is_not_there_is_none(self, store: ObjectStore, topic: Callable[..., str]) -> None:
+        key = topic("nothing")
+        assert await store.get(key) is None
+        assert await store.head(key) is None
+        assert [item async for item in store.list(key)] == []
+
+    async def test_a_listing_has_all_pages_in_order(self, store: ObjectStore, topic: Callable[..., str]) -> None:
+        folder = topic("pages")
+        slots = asyncio.Semaphore(16)
+
+        async def put(number: int) -> None:
+            async with slots:
+                await store.put(f"{folder}/{number:05d}", b"x", metadata={}, content_type="text/plain")
+
+        async with asyncio.TaskGroup() as group:
+            for number in range(2_050):
+                group.create_task(put(number))
+        await store.put(f"{folder}-beside/1", b"x", metadata={}, content_type="text/plain")
+        found = [item.key async for item in store.list(f"{folder}/")]
+        assert found == [f"{folder}/{number:05d}" for number in range(2_050)]
