@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.resources
-import importlib.util
 import os
 import re
 from pathlib import Path
@@ -81,12 +80,9 @@ OURS = closed(
 
 
 def schemas() -> dict[str, dict[str, Any]]:
-    """Ours, and Compose's own where the package that ships it is installed."""
-    found = {"ours": OURS}
-    if importlib.util.find_spec("check_jsonschema") is not None:
-        file = importlib.resources.files("check_jsonschema") / "builtin_schemas/vendor/compose-spec.json"
-        found["compose-spec"] = orjson.loads(file.read_bytes())
-    return found
+    """Ours, and Compose's own."""
+    file = importlib.resources.files("check_jsonschema") / "builtin_schemas/vendor/compose-spec.json"
+    return {"ours": OURS, "compose-spec": orjson.loads(file.read_bytes())}
 
 
 @pytest.fixture
