@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 UNBOUNDED: Final = 1 << 30  # aiokafka's own limit would cut a request in two; sizes are checked before
 STUCK_AFTER: Final = 3.0  # times REQUEST_TIMEOUT_SECONDS; aiokafka retries an idempotent batch for ever
 PROBE_SECONDS: Final = 2.0
+PROBE_PATIENCE_SECONDS: Final = 3.0
 LIMIT_ASKED_SECONDS: Final = 60.0
 FIRST_PAUSE_SECONDS: Final = 0.2
 LAST_PAUSE_SECONDS: Final = 3.0
@@ -204,7 +205,7 @@ class Publisher:
             await asyncio.sleep(PROBE_SECONDS)
             began = loop.time()
             try:
-                async with asyncio.timeout(patience):
+                async with asyncio.timeout(min(patience, PROBE_PATIENCE_SECONDS)):
                     await cluster.topic(self._topic)
                     if began - asked > LIMIT_ASKED_SECONDS:
                         await self._ask_limit(cluster)
