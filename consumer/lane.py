@@ -189,6 +189,9 @@ class Lane:
         else:
             start = self.claims.last_end
             limit = self._segments[0].offsets.start if self._segments else self._stop
+            assert not self._segments or self._segments[0].offsets.start > start, (
+                f"{self._segments[0]} starts too early"
+            )
             if limit is not None and start >= limit:
                 self.state = LaneState.FINISHED
                 return

@@ -198,11 +198,11 @@ def _origin(log: Log, need: NeedsList, covered: Sequence[Covered], stored_end: i
     remark = ""
     if need.origin < 0:
         origin = min(log.start, stored_end) if covered else log.start
-    elif covered and need.origin > stored_end:
-        origin = stored_end
-        remark = f"the group stood at {need.origin}, beyond what is stored: going on from {stored_end}"
     else:
         origin = need.origin
+        if covered and (whole := _whole_until(covered)) < origin:
+            origin = whole
+            remark = f"the group stood at {need.origin}, beyond what is stored: going on from {whole}"
     if origin > log.end:
         raise HaltError(
             f"{log}: the group stands at offset {origin}, but the log ends at {log.end}. Is it the same topic? "
@@ -212,6 +212,16 @@ def _origin(log: Log, need: NeedsList, covered: Sequence[Covered], stored_end: i
         if item.offsets.start < origin < item.offsets.end:
             origin = item.offsets.end if item.complete else item.offsets.start
     return origin, remark
+
+
+def _whole_until(covered: Sequence[Covered]) -> int:
+    """Where the first thing is missing. Chunks are stored side by side, so that holes may lie before the stored end."""
+    end = covered[0].offsets.start
+    for item in covered:
+        if item.offsets.start != end or not item.complete:
+            break
+        end = item.offsets.end
+    return end
 
 
 def _walk(log: Log, chunk_start: int, origin: int, covered: Sequence[Covered], layout: str) -> list[Segment]:
@@ -230,6 +240,11 @@ def _walk(log: Log, chunk_start: int, origin: int, covered: Sequence[Covered], l
     for item in covered:
         if item.offsets.end <= at:
             continue
+        if item.offsets.start < at:
+            raise HaltError(
+                f"{log}: the object {item.offsets} in S3 reaches beyond {at}, where the next chunk must start. "
+                f"Run `headrace verify`."
+            )
         gap_until(item.offsets.start)
         segments.append(_judge(log, item, claimed=False, layout=layout, empty_below=origin))
         at = item.offsets.end
@@ -249,5 +264,6 @@ def _judge(log: Log, item: Covered, *, claimed: bool, layout: str, empty_below: 
         )
     first = max(offsets.start, empty_below)
     lost = Range(first, min(log.start, offsets.end)) if first < log.start else None
-    kind = SegmentKind.GAP if offsets.end <= log.start else SegmentKind.RECUT
+    # Where a part of it stands, an empty object of the same kind completes it: a gap object would contradict that part.
+    kind = SegmentKind.GAP if offsets.end <= log.start and not item.objects else SegmentKind.RECUT
     return Segment(kind, offsets, claimed, lost, item.objects)

@@ -132,8 +132,10 @@ class Taking:
         self, topic: str, needs: dict[TopicPartition, NeedsList], logs: dict[TopicPartition, Log]
     ) -> list[tuple[TopicPartition, Takeover | HaltError]]:
         """Partitions of one topic of which only S3 can tell: one LIST for all."""
-        above = {tp.partition: logs[tp].start if need.origin < 0 else need.origin for tp, need in needs.items()}
-        above |= {tp.partition: need.committed.start for tp, need in needs.items() if need.committed is not None}
+        above = {
+            tp.partition: logs[tp].start if need.committed is None else need.committed.start
+            for tp, need in needs.items()
+        }
         ask = partial(standing, self._store, prefix=self._layout.prefix, topic=topic, above=above)
         found = await self._patiently(ask)
         decisions: list[tuple[TopicPartition, Takeover | HaltError]] = []
