@@ -256,8 +256,6 @@ class Dispatcher:
                 lane.compressed(raw)
                 self.budget.add(-raw)
             for body in bodies:
-                if cargo.standing.get(body.key, -1) >= body.records:
-                    continue
                 if not await self._uploader.upload(lane.partition, body, wanted=partial(self._wanted, lane)):
                     return
         finally:

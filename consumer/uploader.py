@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Final
 import orjson
 
 from consumer import metrics
-from headrace.objects import gap_key
+from consumer.chunk import Bucket
+from headrace.objects import GAP_FOLDER, gap_key
 from headrace.s3 import S3Refused, S3Unavailable
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from aiokafka import TopicPartition
 
-    from consumer.chunk import Bucket, Cargo
+    from consumer.chunk import Cargo
     from consumer.encode import Format
     from consumer.layout import Layout
     from headrace.management import Health
@@ -49,6 +50,26 @@ class Body:
     records: int
 
 
+def missing_objects(
+    layout: Layout, partition: TopicPartition, offsets: Range, cargo: Cargo
+) -> tuple[list[tuple[str, Bucket]], int]:
+    """The names and contents that are to be stored, at least one, and how many objects the chunk has then.
+
+    None is replaced by one with fewer records: Kafka had more of it once. Where that leaves nothing to store, though
+    the chunk was never whole, an empty object beside the others completes it, and tells what was lost.
+    """
+
+    def name(bucket: Bucket) -> str:
+        return layout.key(partition.topic, partition.partition, offsets, bucket.path)
+
+    named = [(name(bucket), bucket) for bucket in cargo.buckets or [Bucket(layout.undated)]]
+    missing = [(key, bucket) for key, bucket in named if cargo.standing.get(key, -1) < bucket.records]
+    if not missing:
+        rest = Bucket(GAP_FOLDER)
+        missing = [(name(rest), rest)]
+    return missing, len({*(key for key, _ in named + missing), *cargo.standing})
+
+
 class Uploader:
     """Stores chunks of one assignment. Stateless between chunks; `upload` may run side by side."""
 
@@ -73,20 +94,19 @@ class Uploader:
         self._jitter = jitter
 
     async def bodies(self, partition: TopicPartition, offsets: Range, cargo: Cargo) -> list[Body]:
-        """The chunk's objects. Compression runs in a thread; the cargo's lines are let go."""
+        """The chunk's objects that are to be stored. Compression runs in a thread; the cargo's lines are let go."""
         if cargo.gap:
             return [self._gap(partition, offsets, cargo)]
-        buckets = cargo.buckets or [self._empty_bucket()]
-        names = [self._layout.key(partition.topic, partition.partition, offsets, bucket.path) for bucket in buckets]
+        missing, count = missing_objects(self._layout, partition, offsets, cargo)
         common = {
             "headrace-chunk-records": str(cargo.records),
-            "headrace-chunk-objects": str(len({*names, *cargo.standing})),
+            "headrace-chunk-objects": str(count),
             "headrace-layout": self._layout.fingerprint,
         }
         if cargo.lost is not None:
             common["headrace-lost"] = f"{cargo.lost.start}-{cargo.lost.end}"
         found = []
-        for name, bucket in zip(names, buckets, strict=True):
+        for name, bucket in missing:
             content, digest = await asyncio.to_thread(self._pack, bucket)
             own = {
                 "headrace-records": str(bucket.records),
@@ -101,11 +121,6 @@ class Uploader:
         content = self._form.compress(bucket.parts)
         bucket.parts.clear()
         return content, hashlib.sha256(content).hexdigest()
-
-    def _empty_bucket(self) -> Bucket:
-        from consumer.chunk import Bucket
-
-        return Bucket(self._layout.undated)
 
     def _gap(self, partition: TopicPartition, offsets: Range, cargo: Cargo) -> Body:
         lost = cargo.lost or offsets
