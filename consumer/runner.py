@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
 
 from consumer import metrics
 from consumer.chunk import Limits
@@ -15,7 +16,7 @@ from consumer.lane import Lane
 from consumer.layout import Layout
 from consumer.offsets import Unanswered
 from consumer.session import Outcome, Session
-from consumer.source import Source
+from consumer.source import Source, new_consumer
 from consumer.taking import Bounds, Taking
 from consumer.uploader import Uploader
 from headrace.kafka import KafkaCluster, KafkaUnavailable, open_cluster
@@ -24,7 +25,7 @@ from headrace.management import Health, serve_management
 from headrace.s3 import ObjectStore, open_store
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from aiokafka import TopicPartition
 
@@ -40,13 +41,29 @@ PAUSE_SECONDS: Final = 1.0
 HEALTH_PART: Final = "group"
 
 
+@dataclass(frozen=True)
+class Edges:
+    """Where the archiver meets the world. The simulation in tests/ puts its own Kafka, S3 and clock here."""
+
+    open_store: Callable[..., contextlib.AbstractAsyncContextManager[ObjectStore]] = open_store
+    open_cluster: Callable[..., contextlib.AbstractAsyncContextManager[KafkaCluster]] = open_cluster
+    new_consumer: Callable[..., Any] = new_consumer
+    clock: Callable[[], float] = clock
+
+
 class Archiver:
     """Archives topics until told to stop; with `bounds`, replays those ranges and ends by itself."""
 
     def __init__(
-        self, settings: ConsumerSettings, *, health: Health | None = None, bounds: Bounds | None = None
+        self,
+        settings: ConsumerSettings,
+        *,
+        health: Health | None = None,
+        bounds: Bounds | None = None,
+        edges: Edges | None = None,
     ) -> None:
         self.health = health or Health()
+        self._edges = edges or Edges()
         self._settings = settings
         self._bounds = bounds
         self._form = open_format(settings.format, settings.compression, settings.compression_level)
@@ -62,7 +79,7 @@ class Archiver:
                 serve_management(self.health, settings.management_host, settings.management_port)
             )
             async with (
-                open_store(
+                self._edges.open_store(
                     settings,
                     connections=settings.max_workers + 4,
                     timeout_seconds=settings.upload_timeout_seconds,
@@ -87,7 +104,7 @@ class Archiver:
         while not stop.is_set():
             async with contextlib.AsyncExitStack() as stack:
                 try:
-                    cluster = await stack.enter_async_context(open_cluster(self._settings))
+                    cluster = await stack.enter_async_context(self._edges.open_cluster(self._settings))
                 except KafkaUnavailable as error:
                     await self._wait(stop, error)
                     continue
@@ -112,7 +129,8 @@ class Archiver:
             isolation_level=settings.kafka_isolation_level,
             session_timeout_seconds=settings.session_timeout_seconds,
             give_back_seconds=GIVE_BACK_SECONDS + 1,
-            clock=clock,
+            clock=self._edges.clock,
+            new_consumer=self._edges.new_consumer,
         )
         try:
             await source.start()
@@ -152,7 +170,7 @@ class Archiver:
             stopping.cancel()
 
     def _session(self, assignment: Assignment, source: Source, store: ObjectStore, cluster: KafkaCluster) -> Session:
-        settings = self._settings
+        settings, clock = self._settings, self._edges.clock
         uploader = Uploader(
             store=store,
             layout=self._layout,

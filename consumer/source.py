@@ -80,6 +80,11 @@ class _Listener(ConsumerRebalanceListener):
         await self._source.give_back()
 
 
+def new_consumer(**options: Any) -> Any:
+    """aiokafka's own consumer; the simulation has another."""
+    return AIOKafkaConsumer(**options)
+
+
 class Source:
     """One membership of the group: from joining to leaving. A new membership is a new Source.
 
@@ -96,6 +101,7 @@ class Source:
         session_timeout_seconds: float,
         give_back_seconds: float,
         clock: Callable[[], float],
+        new_consumer: Callable[..., Any],
     ) -> None:
         """`give_back_seconds`: how long a rebalance may wait for the session that holds the partitions."""
         self._group = group
@@ -107,7 +113,7 @@ class Source:
         self._current: Assignment | None = None
         self.last_heartbeat = float("-inf")
         """When the last request was sent to which the coordinator answered that we are a member; by the clock given."""
-        self._consumer = AIOKafkaConsumer(
+        self._consumer = new_consumer(
             **options,
             client_id="headrace-consumer",
             group_id=group,
