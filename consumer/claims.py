@@ -250,7 +250,7 @@ class Claims:
         """
         self.refused(plan)
         self._too_large = plan.committed
-        self._most = max(1, len(plan.committed.ends) - 1)
+        self._most = max(1, min(self._most, len(plan.committed.ends) - 1))
         if len(plan.committed.ends) <= 1 and not plan.committed.start < self._claimed_end:
             raise HaltError(
                 f"The brokers refuse {len(plan.committed.encode())} bytes of offset metadata: "
