@@ -81,7 +81,7 @@ class _Listener(ConsumerRebalanceListener):
 
 
 def new_consumer(**options: Any) -> Any:
-    """aiokafka's own consumer; the simulation has another."""
+    """The real client; the simulation has another."""
     return AIOKafkaConsumer(**options)
 
 
