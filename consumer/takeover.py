@@ -167,7 +167,7 @@ def fill(*, log: Log, need: NeedsList, covered: Sequence[Covered], layout: str) 
             segments.append(_judge(log, item, claimed=True, layout=layout, empty_below=committed.durable))
         origin = max(committed.last_end, committed.durable)
     else:
-        origin, remark = _origin(log, need, covered, stored_end)
+        origin, remark = _origin(log, need, covered)
         committed = Committed(origin, origin, (), 0, layout, log.topic_id)
     segments += _walk(log, committed.last_end, origin, covered, layout)
     committed = replace(committed, fill_until=stored_end if stored_end > committed.durable else 0)
@@ -193,15 +193,13 @@ def _check(log: Log, covered: Sequence[Covered]) -> None:
         )
 
 
-def _origin(log: Log, need: NeedsList, covered: Sequence[Covered], stored_end: int) -> tuple[int, str]:
+def _origin(log: Log, need: NeedsList, covered: Sequence[Covered]) -> tuple[int, str]:
     """Where to start without claims, never inside a range that S3 has objects of."""
     remark = ""
-    if need.origin < 0:
-        origin = min(log.start, stored_end) if covered else log.start
-    else:
-        origin = need.origin
-        if covered and (whole := _whole_until(covered)) < origin:
-            origin = whole
+    origin = need.origin if need.origin >= 0 else log.start
+    if covered and (whole := _whole_until(covered)) < origin:
+        origin = whole
+        if need.origin >= 0:
             remark = f"the group stood at {need.origin}, beyond what is stored: going on from {whole}"
     if origin > log.end:
         raise HaltError(
