@@ -90,7 +90,10 @@ def replay(topic: str | None, since: str, until: str, prefix: str, group: str | 
             return await resolve(cluster, (await cluster.topic(name)).topic_partitions, since, until)
 
     bounds = asyncio.run(find())
-    run(settings, bounds)
+    if not run(settings, bounds):
+        raise HeadraceError(
+            f"The replay was stopped before it was whole. Start it again with --prefix {prefix} to go on."
+        )
     # The ranges are those of the prefix's marker, should an earlier run have begun with others.
     _tell_replay(settings, bounds, as_json=as_json)
 

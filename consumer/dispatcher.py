@@ -220,9 +220,12 @@ class Dispatcher:
         return all(lane.claims.claims_settled for lane in lanes)
 
     @property
-    def finished(self) -> bool:
-        """A replay has stored and committed all of its range."""
-        return all(lane.state is LaneState.FINISHED and lane.claims.settled for lane in self.lanes.values())
+    def ended(self) -> bool:
+        """Of a replay: each partition has stored and committed all of its range, or has failed."""
+        return all(
+            lane.state is LaneState.FAILED or (lane.state is LaneState.FINISHED and lane.claims.settled)
+            for lane in self.lanes.values()
+        )
 
     # Uploads
 

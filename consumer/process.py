@@ -6,7 +6,7 @@ import asyncio
 import gc
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import uvloop
 
@@ -21,40 +21,65 @@ if TYPE_CHECKING:
     from consumer.settings import ConsumerSettings
     from consumer.taking import Bounds
 
+SHOWN_EVERY_SECONDS: Final = 0.2
 
-def run(settings: ConsumerSettings, bounds: Bounds | None = None) -> None:
-    """Archive until SIGTERM or Ctrl-C, or until the replay of `bounds` is whole. Raises HeadraceError.
 
-    A second signal does not wait for uploads.
+def run(settings: ConsumerSettings, bounds: Bounds | None = None) -> bool:
+    """Archive until SIGTERM or Ctrl-C, or until the replay of `bounds` is whole: then it returns True.
+
+    A second signal does not wait for uploads. Raises HeadraceError.
     """
     setup_logging(settings.log_level, settings.log_format)
     # Records live shortly and form no cycles: collecting among the millions of them costs a third of the time.
     gc.freeze()
     gc.set_threshold(100_000, 50, 100)
+    whole = False
     error: BaseException | None = None
     try:
-        uvloop.run(_archive(settings, bounds))
+        whole = uvloop.run(_archive(settings, bounds))
     except* HeadraceError as failed:
         error = failed
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     if error is not None:
         raise error
+    return whole
 
 
-async def _archive(settings: ConsumerSettings, bounds: Bounds | None) -> None:
+async def _archive(settings: ConsumerSettings, bounds: Bounds | None) -> bool:
     stop, hurry = asyncio.Event(), asyncio.Event()
     with stop_on_signals(stop, hurry):
         async with stop_with_parent(stop):
-            archiving = asyncio.create_task(Archiver(settings, bounds=bounds).run(stop))
+            archiver = Archiver(settings, bounds=bounds)
+            archiving = asyncio.create_task(archiver.run(stop))
             hurrying = asyncio.create_task(hurry.wait())
+            showing = asyncio.create_task(_show_progress(archiver, bounds or {}))
             await asyncio.wait((archiving, hurrying), return_when=asyncio.FIRST_COMPLETED)
-            hurrying.cancel()
-            if hurry.is_set():
-                archiving.cancel()
-                await asyncio.wait((archiving,))
-            else:
-                archiving.result()
+            for task in (hurrying, showing):
+                task.cancel()
+            await asyncio.wait((hurrying, showing))
+            if archiving.done():
+                return archiving.result()
+            archiving.cancel()
+            await asyncio.wait((archiving,))
+            return False
+
+
+async def _show_progress(archiver: Archiver, bounds: Bounds) -> None:
+    """How much of a replay is durable, on a terminal. Until cancelled."""
+    if not bounds:
+        return
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        return
+    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console, transient=True) as progress:
+        task = progress.add_task("replaying offsets", total=sum(stop - start for start, stop in bounds.values()))
+        while True:
+            progress.update(task, completed=archiver.replayed)
+            await asyncio.sleep(SHOWN_EVERY_SECONDS)
 
 
 def run_several(settings: ConsumerSettings, count: int, overrides: Mapping[str, str]) -> int:

@@ -25,7 +25,7 @@ from headrace.management import Health, serve_management
 from headrace.s3 import ObjectStore, open_store
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Mapping
 
     from aiokafka import TopicPartition
 
@@ -68,10 +68,15 @@ class Archiver:
         self._bounds = bounds
         self._form = open_format(settings.format, settings.compression, settings.compression_level)
         self._layout = Layout(settings.s3_prefix, settings.object_path, self._form.suffix)
+        self._lanes: Mapping[TopicPartition, Lane] = {}
         self._limits = Limits(settings.chunk_max_records, settings.chunk_max_bytes, settings.chunk_max_seconds)
 
-    async def run(self, stop: asyncio.Event) -> None:
-        """Until `stop` is set or the replay is whole. Raises HeadraceError for what only a person can mend."""
+    async def run(self, stop: asyncio.Event) -> bool:
+        """Until `stop` is set or the replay is whole, which is what it returns.
+
+        Raises HeadraceError for what only a person can mend.
+        """
+        outcome = Outcome.STOPPED
         settings = self._settings
         self.health.report(HEALTH_PART, "joining the group")
         async with asyncio.TaskGroup() as tasks:
@@ -87,16 +92,28 @@ class Archiver:
                 self._cluster(stop) as cluster,
             ):
                 if cluster is not None:
-                    for topic in settings.kafka_topic:
-                        await cluster.ensure_topic(
-                            topic,
-                            partitions=settings.kafka_topic_partitions,
-                            replication=settings.kafka_topic_replication,
-                        )
-                    while not stop.is_set():
-                        if await self._membership(store, cluster, stop) is Outcome.FINISHED:
-                            break
+                    await self._ensure_topics(cluster, stop)
+                    while not stop.is_set() and outcome is not Outcome.FINISHED:
+                        outcome = await self._membership(store, cluster, stop)
             management.cancel()
+        return outcome is Outcome.FINISHED
+
+    @property
+    def replayed(self) -> int:
+        """Offsets of the bounds that are durable, in the partitions owned now."""
+        bounds = self._bounds or {}
+        return sum(max(0, lane.claims.durable - bounds[tp][0]) for tp, lane in self._lanes.items() if tp in bounds)
+
+    async def _ensure_topics(self, cluster: KafkaCluster, stop: asyncio.Event) -> None:
+        partitions, replication = self._settings.kafka_topic_partitions, self._settings.kafka_topic_replication
+        missing = list(self._settings.kafka_topic)
+        while missing and not stop.is_set():
+            try:
+                await cluster.ensure_topic(missing[0], partitions=partitions, replication=replication)
+            except KafkaUnavailable as error:
+                await self._wait(stop, error)
+            else:
+                del missing[0]
 
     @contextlib.asynccontextmanager
     async def _cluster(self, stop: asyncio.Event) -> AsyncIterator[KafkaCluster | None]:
@@ -186,6 +203,7 @@ class Archiver:
             max_queue=settings.max_queue,
             clock=clock,
         )
+        self._lanes = dispatcher.lanes
         taking = Taking(
             store=store,
             cluster=cluster,

@@ -87,6 +87,7 @@ class Session:
         self._finished = asyncio.Event()
         self._commit_lock = asyncio.Lock()
         self._taken: set[TopicPartition] = set()
+        self._halted: dict[TopicPartition, str] = {}
 
     async def run(self, stop: asyncio.Event) -> Outcome:
         """Until the assignment ends. Raises HeadraceError for what no new membership would mend."""
@@ -151,6 +152,7 @@ class Session:
         await self._source.beat()
         async for partition, takeover in self._taking.take(partitions, self._assignment.membership):
             if isinstance(takeover, HaltError):
+                self._halted[partition] = str(takeover)
                 report_halt(self._health, partition, str(takeover))
             else:
                 self._begin(partition, takeover)
@@ -280,8 +282,16 @@ class Session:
             self._source.resume(resume)
 
     def _finish_replay(self) -> None:
-        if self._replay and self._taken >= self._assignment.partitions and self._dispatcher.finished:
-            self._finished.set()
+        """A replay ends when its range is whole. Raises HeadraceError when a partition that halted prevents that."""
+        if not self._replay or not self._taken >= self._assignment.partitions:
+            return
+        if not self._dispatcher.ended:
+            return
+        lanes = self._dispatcher.lanes.items()
+        halted = self._halted | {tp: lane.problem for tp, lane in lanes if lane.state is LaneState.FAILED}
+        if halted:
+            raise HeadraceError("The replay can't be made whole. " + " ".join(halted.values()))
+        self._finished.set()
 
     # Commits
 
