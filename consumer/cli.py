@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import click
 import orjson
 from rich.console import Console
-from rich.table import Table
 
 from consumer.claims import ClaimsUnreadable, decode
 from consumer.settings import ConsumerSettings
@@ -18,6 +17,7 @@ from headrace.errors import HeadraceError, SettingsError
 from headrace.kafka import open_cluster
 from headrace.nearby import adopt_local_stack
 from headrace.settings import load
+from headrace.table import show_table, slim_table
 
 if TYPE_CHECKING:
     from aiokafka import TopicPartition
@@ -105,12 +105,11 @@ def _tell_replay(settings: ConsumerSettings, bounds: Bounds, *, as_json: bool) -
         told = [{"partition": number, "start": start, "stop": stop} for number, start, stop in rows]
         click.echo(orjson.dumps({"topic": settings.kafka_topic[0], "place": place, "partitions": told}))
         return
-    table = Table(title=f"{settings.kafka_topic[0]} replayed into {place}", title_justify="left")
-    for column in ("partition", "start", "stop", "offsets"):
-        table.add_column(column, justify="right")
+    title = f"{settings.kafka_topic[0]} replayed into {place}"
+    table = slim_table(title, ("partition", "start", "stop", "offsets"))
     for number, start, stop in rows:
         table.add_row(str(number), str(start), str(stop), str(stop - start))
-    Console().print(table)
+    show_table(Console(), table)
 
 
 @click.group()
@@ -128,12 +127,11 @@ def show_claims(as_json: bool) -> None:
     if as_json:
         click.echo(orjson.dumps(rows))
         return
-    table = Table(title=f"group {settings.kafka_group}", title_justify="left")
-    for column in ("topic", "partition", "durable", "claimed", "layout", "remark"):
-        table.add_column(column, justify="left" if column in {"topic", "layout", "remark"} else "right")
+    columns = ("topic", "partition", "durable", "claimed", "layout", "remark")
+    table = slim_table(f"group {settings.kafka_group}", columns, left=("topic", "claimed", "layout", "remark"))
     for row in rows:
-        table.add_row(*(str(row[column.header]) for column in table.columns))  # type: ignore[index]
-    Console().print(table)
+        table.add_row(*(str(row[column]) for column in columns))
+    show_table(Console(), table)
 
 
 async def _read_claims(settings: ConsumerSettings) -> list[dict[str, Any]]:

@@ -45,7 +45,7 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__)
 def app() -> None:
-    """HTTP producers → Kafka → S3, with nothing lost and nothing twice.
+    r"""HTTP producers → Kafka → S3, with nothing lost and nothing twice.
 
     \b
     Try it here:      headrace up, then paste the curl line that it shows

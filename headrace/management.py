@@ -67,5 +67,5 @@ async def serve_management(health: Health, host: str, port: int) -> None:
     if port == 0:
         return
     app: Any = Starlette(routes=management_routes(health))
-    server = EmbeddedServer(uvicorn.Config(app, host=host, port=port, log_level="warning", access_log=False, lifespan="off"))
-    await server.serve()
+    config = uvicorn.Config(app, host=host, port=port, log_level="warning", access_log=False, lifespan="off")
+    await EmbeddedServer(config).serve()

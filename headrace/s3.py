@@ -78,7 +78,7 @@ class ObjectStore(Protocol):
 
 
 class S3Store:
-    """The port on aiobotocore. Its own retries are off: each call is one attempt, so that the caller's deadlines hold."""
+    """The port on aiobotocore. Its own retries are off: a call is one attempt, so that the caller's deadlines hold."""
 
     def __init__(self, client: Any, bucket: str) -> None:
         self._client = client

@@ -1,4 +1,4 @@
-"""The base of all settings: environment first, then headrace.toml, then defaults; frozen; told all at once when wrong."""
+"""The base of all settings: environment, then headrace.toml, then defaults; frozen; told all at once when wrong."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Base(BaseSettings):
 
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe line to log")
     log_format: Literal["text", "json"] = Field("text", description="text for people, json for machines")
-    management_host: str = Field("127.0.0.1", description="address of /healthz, /readyz and /metrics on MANAGEMENT_PORT")
+    management_host: str = Field("127.0.0.1", description="address of what MANAGEMENT_PORT serves")
     management_port: int = Field(0, ge=0, le=65535, description="own port of /healthz, /readyz and /metrics; 0: none")
 
     @classmethod
@@ -49,6 +49,7 @@ class Base(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
+        del dotenv_settings, file_secret_settings  # one place for a setting beside the environment is enough
         toml = TomlConfigSettingsSource(settings_cls, config_file())
         return init_settings, env_settings, toml
 
@@ -64,7 +65,7 @@ class Base(BaseSettings):
 class KafkaSettings(Base):
     """How to reach Kafka."""
 
-    kafka_bootstrap_servers: CommaList = Field(("127.0.0.1:9092",), min_length=1, description="brokers, host:port, comma")
+    kafka_bootstrap_servers: CommaList = Field(("127.0.0.1:9092",), min_length=1, description="host:port, comma")
     kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
         "PLAINTEXT", description="how to talk to the brokers"
     )
@@ -73,13 +74,13 @@ class KafkaSettings(Base):
     )
     kafka_sasl_username: str = Field("", description="with SASL_PLAINTEXT and SASL_SSL")
     kafka_sasl_password: SecretStr = Field(SecretStr(""), description="with SASL_PLAINTEXT and SASL_SSL; never logged")
-    kafka_ssl_ca_file: Path | None = Field(None, description="PEM file of the authority that signed the brokers' certificates")
+    kafka_ssl_ca_file: Path | None = Field(None, description="PEM file of the brokers' certificate authority")
     kafka_ssl_certificate_file: Path | None = Field(None, description="PEM file of this client's own certificate")
     kafka_ssl_key_file: Path | None = Field(None, description="PEM file of this client's own key")
     kafka_topic_partitions: int = Field(
-        0, ge=0, description="a missing topic is created with so many partitions; 0: never created, a missing topic is an error"
+        0, ge=0, description="a missing topic is created with so many partitions; 0: never"
     )
-    kafka_topic_replication: int = Field(-1, ge=-1, description="replicas of a topic that is created; -1: the brokers' default")
+    kafka_topic_replication: int = Field(-1, ge=-1, description="replicas of a created topic; -1: the brokers' default")
 
     @model_validator(mode="after")
     def _sasl_whole(self) -> Self:
@@ -87,7 +88,8 @@ class KafkaSettings(Base):
             self.kafka_sasl_username and self.kafka_sasl_password.get_secret_value()
         ):
             raise ValueError(
-                f"KAFKA_SECURITY_PROTOCOL={self.kafka_security_protocol} needs KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD"
+                f"KAFKA_SECURITY_PROTOCOL={self.kafka_security_protocol} needs KAFKA_SASL_USERNAME and "
+                f"KAFKA_SASL_PASSWORD"
             )
         return self
 

@@ -11,12 +11,12 @@ import click
 import orjson
 from pydantic import Field
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from headrace.kafka import EARLIEST, LATEST, open_cluster
 from headrace.nearby import adopt_local_stack
 from headrace.settings import CommaList, KafkaSettings, load
+from headrace.table import show_table, slim_table
 
 if TYPE_CHECKING:
     from headrace.kafka import Group, KafkaCluster
@@ -97,12 +97,10 @@ async def look(cluster: KafkaCluster, topics: tuple[str, ...], group_name: str) 
 
 
 def _show(console: Console, group: Group, partitions: list[PartitionStatus]) -> None:
-    columns = ("topic", "partition", "log start", "log end", "committed", "lag", "claims", "consumer")
+    columns = ("topic", "part", "log start", "log end", "committed", "lag", "claims", "consumer")
     members = f"{len(group.members)} consumer{'' if len(group.members) == 1 else 's'}"
     known = "no such group yet" if group.state == "Dead" else f"{group.state}, {members}"
-    table = Table(*columns, title=f"group {group.name}: {known}", title_justify="left")
-    for column in table.columns[1:7]:
-        column.justify = "right"
+    table = slim_table(f"group {group.name}: {known}", columns, left=("topic", "consumer"))
     for partition in partitions:
         table.add_row(
             partition.topic,
@@ -114,7 +112,7 @@ def _show(console: Console, group: Group, partitions: list[PartitionStatus]) -> 
             "?" if partition.claims is None else str(partition.claims),
             partition.member or "nobody",
         )
-    console.print(table)
+    show_table(console, table)
     total = sum(partition.lag for partition in partitions)
     console.print(
         Text(f"{total:,} offsets are in Kafka and not yet in S3." if total else "All of it is in S3.", "bold")

@@ -11,7 +11,6 @@ import click
 import orjson
 from pydantic import Field
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from headrace.archive import patiently, survey
@@ -19,6 +18,7 @@ from headrace.coverage import is_complete, told_objects
 from headrace.nearby import adopt_local_stack
 from headrace.s3 import open_store
 from headrace.settings import CommaList, S3Settings, load
+from headrace.table import show_table, slim_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -178,10 +178,8 @@ def _show(console: Console, report: TopicReport, place: str, *, names_only: bool
     if not report.partitions:
         console.print(Text(f"No object of topic {report.topic} lies below {place}. Is the prefix right?", "bold red"))
         return
-    columns = ("partition", "start", "end", "chunks", "objects", "bytes", "lost", "holes", "overlaps", "incomplete")
-    table = Table(*columns, title=f"{report.topic} in {place}", title_justify="left")
-    for column in table.columns:
-        column.justify = "right"
+    columns = ("part", "start", "end", "chunks", "objects", "bytes", "lost", "holes", "overlaps", "incomplete")
+    table = slim_table(f"{report.topic} in {place}", columns)
     for partition in report.partitions:
         coverage = partition.coverage
         numbers = (len(coverage.holes), len(coverage.overlaps), len(partition.incomplete))
@@ -197,7 +195,7 @@ def _show(console: Console, report: TopicReport, place: str, *, names_only: bool
             "not asked" if names_only else str(numbers[2]),
             style="" if partition.whole else "bold red",
         )
-    console.print(table)
+    show_table(console, table)
     for partition in report.partitions:
         for lost in partition.coverage.lost:
             place = f"{report.topic}/{partition.coverage.partition}"

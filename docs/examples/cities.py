@@ -1,4 +1,4 @@
-"""Read an archive of cities back: by headrace's own reader, byte for byte, and by DuckDB. Run it beside `headrace up`."""
+"""Read an archive of cities back: by our own reader, byte for byte, and by DuckDB. Run it beside `headrace up`."""
 
 from __future__ import annotations
 
