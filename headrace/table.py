@@ -26,5 +26,5 @@ def slim_table(title: str, columns: Collection[str], *, left: Collection[str] = 
 def show_table(console: Console, table: Table) -> None:
     """Print it as wide as it is."""
     wide = console.options.update(max_width=_WIDEST)
-    width = max(console.width, console.measure(table, options=wide).maximum)
-    console.print(table, width=width, crop=False, soft_wrap=True)
+    console.width = max(console.width, console.measure(table, options=wide).maximum)
+    console.print(table, crop=False)
