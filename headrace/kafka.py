@@ -280,7 +280,7 @@ async def open_cluster(settings: KafkaSettings) -> AsyncIterator[KafkaCluster]:
             await client.bootstrap()
         except (KafkaError, OSError) as error:
             servers = ", ".join(settings.kafka_bootstrap_servers)
-            raise KafkaUnavailable(f"Kafka at {servers} (KAFKA_BOOTSTRAP_SERVERS) does not answer: {error}") from error
+            raise KafkaUnavailable(f"Kafka at {servers} (KAFKA_BOOTSTRAP_SERVERS) does not answer.") from error
         yield KafkaCluster(client, options)
     finally:
         await client.close()
