@@ -20,7 +20,6 @@ UPLOAD_FAILURES: Final = Counter(
 )
 UPLOADS: Final = Gauge("headrace_consumer_uploads", "Uploads under way")
 HELD_BYTES: Final = Gauge("headrace_consumer_held_bytes", "Bytes on their way from Kafka to S3")
-LANES: Final = Gauge("headrace_consumer_partitions", "Partitions owned, by state", ["state"])
 FAILED: Final = Gauge("headrace_consumer_partitions_failed", "Partitions that stopped and need a person")
 LOST_OFFSETS: Final = Counter(
     "headrace_consumer_lost_offsets_total", "Offsets that Kafka dropped before they were stored", ["topic"]

@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 GIVE_BACK_SECONDS: Final = 5.0
 """How long a rebalance waits for uploads that are under way; what isn't stored by then, the next owner stores."""
 PAUSE_SECONDS: Final = 1.0
+REJOIN_SECONDS: Final = 0.3
 HEALTH_PART: Final = "group"
 
 
@@ -132,8 +133,11 @@ class Archiver:
     async def _wait(self, stop: asyncio.Event, error: Exception) -> None:
         log.warning("%s Trying again.", error)
         self.health.report(HEALTH_PART, str(error))
+        await self._pause(stop, PAUSE_SECONDS)
+
+    async def _pause(self, stop: asyncio.Event, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(PAUSE_SECONDS):
+            async with asyncio.timeout(seconds):
                 await stop.wait()
 
     async def _membership(self, store: ObjectStore, cluster: KafkaCluster, stop: asyncio.Event) -> Outcome:
@@ -173,6 +177,7 @@ class Archiver:
         if outcome is Outcome.LEAVE:
             metrics.REJOINS.inc()
             self.health.report(HEALTH_PART, "joining the group anew")
+            await self._pause(stop, REJOIN_SECONDS)
         return outcome
 
     async def _next(self, source: Source, stop: asyncio.Event) -> Assignment | None:

@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import (
+    CorruptRecordException,
     GroupAuthorizationFailedError,
     IllegalStateError,
     KafkaError,
     OffsetOutOfRangeError,
+    RecordTooLargeError,
     TopicAuthorizationFailedError,
+    UnsupportedCodecError,
 )
 
 from consumer.offsets import GroupOffsets, Membership, Unanswered
@@ -229,7 +232,8 @@ class Source:
     async def fetch(self, timeout_seconds: float, only: TopicPartition | None = None) -> list[Fetched]:
         """What has come in of the partitions that aren't paused, or of one alone. Waits at most `timeout_seconds`.
 
-        Raises OutOfRange, FetchFailed, or HeadraceError for what will not mend itself.
+        Raises OutOfRange; FetchFailed where a partition's records can't be read; Unanswered when the membership is
+        of no use any more; or HeadraceError for what will not mend itself.
         """
         asked = () if only is None else (only,)
         try:
@@ -244,9 +248,14 @@ class Source:
             ) from error
         except IllegalStateError:
             return []  # a partition that was given back in this very moment
-        except (KafkaError, ValueError) as error:
-            # ValueError: a record that aiokafka can't decode, one with a header name that isn't UTF-8 for instance.
-            raise FetchFailed(f"a fetch failed: {error!r}") from error
+        except KafkaError as error:
+            if isinstance(error, CorruptRecordException | RecordTooLargeError | UnsupportedCodecError):
+                raise FetchFailed(f"a fetch failed: {error!r}") from error
+            # The coordination or the fetching behind the consumer has ended: there is nothing to be had from it.
+            raise Unanswered(f"Group {self._group}: the consumer broke ({error!r})") from error
+        except Exception as error:
+            # What can't be decoded raises what it likes; a header name that isn't UTF-8 a ValueError, for instance.
+            raise FetchFailed(f"a record can't be decoded: {error!r}") from error
         found = []
         for partition, records in batches.items():
             position = self.position(partition)
@@ -263,11 +272,6 @@ class Source:
             return None
         position: int = state.position
         return position
-
-    def highwater(self, partition: TopicPartition) -> int | None:
-        """The log's end as the last fetch told it."""
-        end: int | None = self._consumer.highwater(partition)
-        return end
 
     def seek(self, partition: TopicPartition, offset: int) -> None:
         if self.position(partition) is not None:
