@@ -126,7 +126,10 @@ class _JumpingSelector(selectors.DefaultSelector):
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """Sleeps take no time: when there is nothing to do, the clock jumps to the next timer. `time()` starts at 0."""
+    """Sleeps take no time: when there is nothing to do, the clock jumps to the next timer. `time()` starts at 0.
+
+    What goes to a thread is done at once: no clock could tell how long to wait for it.
+    """
 
     def __init__(self) -> None:
         self._jumping = _JumpingSelector()
@@ -134,6 +137,16 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
     def time(self) -> float:
         return self._jumping.now
+
+    def run_in_executor(  # type: ignore[override]
+        self, executor: Any, func: Callable[..., Any], *args: Any
+    ) -> asyncio.Future[Any]:
+        done = self.create_future()
+        try:
+            done.set_result(func(*args))
+        except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to who awaits
+            done.set_exception(error)
+        return done
 
 
 def in_virtual_time(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
