@@ -184,6 +184,40 @@ async def test_a_killed_replay_goes_on_where_it_stopped(new_trial: NewTrial) -> 
     assert values(await again.archive()) == values(await it.log())[:20_000]
 
 
+async def test_a_replay_that_is_stopped_says_so(new_trial: NewTrial) -> None:
+    it = new_trial(partitions=1)
+    await it.create_topic()
+    await it.produce(20_000)
+    prefix = f"{it.prefix}-again"
+    again = Trial(it.environment, it.topic, prefix, it.partitions, it.folder)
+    replay = it.start("headrace", "replay", "--prefix", prefix, CHUNK_MAX_RECORDS="50")
+
+    async def begun() -> bool:
+        return (await again.survey()).coverage(0).objects >= 3
+
+    await it.eventually(begun)
+    replay.terminate()
+    assert await replay.ended() == 1
+    assert "stopped before it was whole" in replay.text
+    code, text = await it.run("replay", "--prefix", prefix)
+    assert code == 0, text
+    assert values(await again.archive()) == values(await it.log())
+
+
+async def test_a_replay_that_cannot_be_made_whole_ends_with_an_error(new_trial: NewTrial) -> None:
+    it = new_trial(partitions=1)
+    await it.create_topic()
+    await it.produce(100)
+    arguments = ("replay", "--prefix", f"{it.prefix}-again")
+    code, text = await it.run(*arguments)
+    assert code == 0, text
+    await _make_anew(it)
+    code, text = await it.run(*arguments)
+    assert code == 1, text
+    assert "The replay can't be made whole" in text
+    assert "was deleted and made anew" in text
+
+
 async def test_another_groups_prefix_is_refused(new_trial: NewTrial) -> None:
     it = new_trial(partitions=1)
     await it.create_topic()
@@ -203,6 +237,18 @@ async def test_a_topic_made_anew_halts_its_partitions(new_trial: NewTrial) -> No
     await it.stored()
     consumer.terminate()
     await consumer.ended()
+    await _make_anew(it)
+    await it.produce(150)
+    again = it.start()
+
+    async def told() -> bool:
+        return "was deleted and made anew" in again.text
+
+    await it.eventually(told)
+    assert len(values(await it.archive())) == 100
+
+
+async def _make_anew(it: Trial) -> None:
     async with it.admin() as admin:
         await admin.delete_topics([it.topic])
 
@@ -212,14 +258,6 @@ async def test_a_topic_made_anew_halts_its_partitions(new_trial: NewTrial) -> No
 
     await it.eventually(gone)
     await it.create_topic()
-    await it.produce(150)
-    again = it.start()
-
-    async def told() -> bool:
-        return "was deleted and made anew" in again.text
-
-    await it.eventually(told)
-    assert len(values(await it.archive())) == 100
 
 
 async def test_records_that_kafka_dropped_are_told_not_skipped(new_trial: NewTrial) -> None:
