@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import os
+import random
 import secrets
 import signal
 import subprocess
@@ -153,12 +155,14 @@ class Trial:
         finally:
             await producer.stop()
 
-    async def produce(self, count: int, *, first: int = 0, size: int = 100, **options: Any) -> None:
-        """Numbered payloads, in turn to all partitions."""
+    async def produce(self, count: int, *, first: int = 0, noise: int = 0, **options: Any) -> None:
+        """Numbered payloads, in turn to all partitions; with `noise` bytes each that can't be compressed."""
+        dice = random.Random(first)
         async with self.producer(**options) as producer:
             sent = []
             for number in range(first, first + count):
-                value = b'{"n":%d,"pad":"%s"}' % (number, b"x" * (number % size))
+                pad = base64.b64encode(dice.randbytes(noise)) if noise else b"x" * (number % 100)
+                value = b'{"n":%d,"pad":"%s"}' % (number, pad)
                 sent.append(await producer.send(self.topic, value, partition=number % self.partitions))
             await asyncio.gather(*sent)
 

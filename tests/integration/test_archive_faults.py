@@ -106,7 +106,7 @@ async def test_memory_is_bounded_while_s3_is_away(new_trial: NewTrial) -> None:
             CHUNK_MAX_RECORDS="1000000",
             CHUNK_MAX_SECONDS="3600",
         )
-        await it.produce(20_000, size=2000)
+        await it.produce(20_000, noise=1000)
 
         async def full() -> bool:
             return (
