@@ -102,10 +102,10 @@ class Lane:
             records = records[count:]
             chunk.reach(records[0].offset if records else position)
             self.position = chunk.position
-            if chunk.due(self._limits, now):
-                self._close()
-            elif not records:
+            if not chunk.due(self._limits, now):
+                assert not records, "a chunk that does not take all is due"
                 return
+            self._close()
         # What is left over lies behind a jump, or a replay's end, and is fetched again where it is wanted.
 
     def tick(self, now: float) -> None:

@@ -137,11 +137,11 @@ class Session:
         else:
             self._dispatcher.withhold_claims()
             seconds = self._give_back_seconds
+        self._dispatcher.news.set()
         try:
             async with asyncio.timeout(seconds):
                 while not self._dispatcher.idle or self._commit_lock.locked():
                     self._calm.clear()
-                    self._dispatcher.news.set()
                     await self._calm.wait()
         except TimeoutError:
             log.warning("not all uploads ended within %g s; the next owner of the partitions completes them", seconds)
