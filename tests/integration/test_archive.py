@@ -10,6 +10,7 @@ from contextlib import ExitStack
 import pytest
 from aiokafka import TopicPartition
 
+from headrace.local.kafka import run_tool
 from tests.trial import Trial, trial, values
 
 pytestmark = pytest.mark.stack
@@ -118,8 +119,17 @@ async def test_several_processes_of_one_command(new_trial: NewTrial) -> None:
     await it.eventually(none, what="the processes of a killed parent leave the group by themselves")
 
 
-async def test_resetting_offsets_archives_only_what_is_missing(new_trial: NewTrial) -> None:
-    """Kafka's own tools may move the group: covered ranges keep their objects, holes are filled."""
+RESETS = {
+    "to the start": ["--reset-offsets", "--to-earliest", "--execute"],
+    "into a chunk": ["--reset-offsets", "--to-offset", "250", "--execute"],
+    "to the end, beyond what is stored": ["--reset-offsets", "--to-latest", "--execute"],
+    "deleted": ["--delete-offsets"],
+}
+
+
+@pytest.mark.parametrize("reset", RESETS)
+async def test_resetting_offsets_archives_only_what_is_missing(new_trial: NewTrial, reset: str) -> None:
+    """Kafka's own tool may move the group: covered ranges keep their objects, holes are filled."""
     it = new_trial(partitions=2)
     await it.create_topic()
     await it.produce(3000)
@@ -129,14 +139,19 @@ async def test_resetting_offsets_archives_only_what_is_missing(new_trial: NewTri
     assert await consumer.ended() == 0
     before = await it.survey()
     kept = {key for c in before.partitions().values() for chunk in c.chunks for key in chunk.keys}
-    # Somebody removes an object in the middle; resetting the group to the start is the repair.
+    # Somebody removes an object in the middle; moving the group is the repair.
     removed = before.coverage(0).chunks[1].keys[0]
     async with it.store() as store:
         await store._client.delete_object(Bucket=it.environment["S3_BUCKET"], Key=removed)
         stamps = {item.key: item.modified async for item in store.list(it.prefix)}
-    async with it.cluster() as cluster:
-        await cluster.set_offsets(it.group, dict.fromkeys(it.tps, 0))
     await it.produce(500, first=3000)
+    tool = await asyncio.to_thread(
+        run_tool,
+        "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand",
+        *("--bootstrap-server", it.environment["KAFKA_BOOTSTRAP_SERVERS"], "--group", it.group, "--topic", it.topic),
+        *RESETS[reset],
+    )
+    assert tool.returncode == 0, tool.stdout + tool.stderr
     it.start()
     await it.stored()
     assert await it.assert_exactly_once() == 3500
