@@ -1,0 +1,188 @@
+"""What must hold, asked at every landing of an object, at every commit, and in the end."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from consumer.budget import Budget
+from headrace.archive import read_object
+from headrace.objects import Range, parse_key
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from aiokafka import TopicPartition
+
+    from consumer.layout import Layout
+    from tests.simulation.logs import Log
+    from tests.simulation.store import Stored
+    from tests.simulation.virtual import Process
+    from tests.simulation.world import World
+
+
+@dataclass
+class Truth:
+    """What is known of one partition from outside."""
+
+    log: Log
+    missing: set[int] = field(default_factory=set)
+    """Offsets of records that neither stand in S3 nor were told to be lost."""
+    objects: dict[Range, dict[str, frozenset[int]]] = field(default_factory=dict)
+    committed: int = -1
+    origin: int = 0
+    """Where the archive may begin: what lies below was never asked for."""
+
+
+class Oracle:
+    """Watches one run from outside. Each finding goes to `world.violated`."""
+
+    def __init__(self, world: World, logs: Mapping[int, Log], layout: Layout) -> None:
+        self._world = world
+        self._layout = layout
+        self.truths = {number: Truth(log) for number, log in logs.items()}
+
+    def appended(self, partition: int, offset: int) -> None:
+        self.truths[partition].missing.add(offset)
+
+    def compacted(self, partition: int, offsets: set[int]) -> None:
+        self.truths[partition].missing -= offsets
+
+    # Objects
+
+    def landed(self, key: str, stored: Stored, process: Process) -> None:
+        name = parse_key(key)
+        if name is None:
+            return
+        truth, say = self.truths[name.partition], self._world.violated
+        offsets = name.range
+        for other in truth.objects:
+            if other != offsets and other.start < offsets.end and offsets.start < other.end:
+                say(f"{process.name} stored {key}, which overlaps {other}")
+                return
+        before = truth.objects.get(offsets, {}).get(key)
+        held = self._content(truth, key, offsets, stored, is_gap=name.is_gap)
+        if held is None:
+            return
+        if before is not None and len(held) < len(before):
+            say(f"{process.name} replaced {key} of {len(before)} records by one of {len(held)}")
+            return
+        truth.objects.setdefault(offsets, {})[key] = held
+        kinds = {"_gaps/" in each for each in truth.objects[offsets]}
+        if len(kinds) > 1:
+            say(f"{process.name} stored {key}: {offsets} has both a gap and objects")
+        truth.missing -= held
+        if (lost := stored.metadata.get("headrace-lost")) is not None:
+            start, end = map(int, lost.split("-"))
+            if end > truth.log.start or not offsets.start <= start < end <= offsets.end:
+                say(f"{process.name} says that {lost} of {key} is lost; the log starts at {truth.log.start}")
+            truth.missing -= set(range(start, end))
+
+    def _content(
+        self, truth: Truth, key: str, offsets: Range, stored: Stored, *, is_gap: bool
+    ) -> frozenset[int] | None:
+        """The offsets that an object holds; None when something is wrong with them."""
+        say, log, metadata = self._world.violated, truth.log, stored.metadata
+        if is_gap:
+            return frozenset()
+        records = list(read_object(stored.body, key.partition(".")[2]))
+        numbers = [record.offset for record in records]
+        for record in records:
+            if log.ever.get(record.offset) != record:
+                say(f"{key} holds {record}, the log has {log.ever.get(record.offset)}")
+                return None
+        if any(left >= right for left, right in itertools.pairwise(numbers)):
+            say(f"{key}: offsets are not in order: {numbers}")
+        if metadata["headrace-records"] != str(len(records)):
+            say(f"{key} holds {len(records)} records, its metadata says {metadata['headrace-records']}")
+        if metadata["headrace-sha256"] != hashlib.sha256(stored.body).hexdigest():
+            say(f"{key}: not the digest of its metadata")
+        lost_from, lost_to = map(int, metadata.get("headrace-lost", "0-0").split("-"))
+        folder = key.rpartition("/")[0]
+        for offset in range(offsets.start, offsets.end):
+            known = log.ever.get(offset)
+            if known is None or offset in log.compacted or (offset < log.start and lost_from <= offset < lost_to):
+                continue
+            if folder.endswith(self._layout.bucket(known.timestamp)) != (offset in numbers):
+                say(f"{key}: offset {offset} is {'' if offset in numbers else 'not '}in it")
+                return None
+        return frozenset(numbers)
+
+    def removed(self, key: str) -> Range:
+        """An operator has removed an object from S3."""
+        name = parse_key(key)
+        assert name is not None
+        truth = self.truths[name.partition]
+        held = truth.objects[name.range].pop(key)
+        if not truth.objects[name.range]:
+            del truth.objects[name.range]
+        truth.missing |= {offset for offset in held if offset >= truth.log.start and offset not in truth.log.compacted}
+        return name.range
+
+    # Commits
+
+    def on_commit(self, tp: TopicPartition, offset: int, metadata: str, hint: str) -> None:
+        truth = self.truths[tp.partition]
+        if self._world.tracing:
+            self._world.say(hint, f"committed {tp.partition}: {offset} {metadata}")
+        else:
+            self._world.counts["committed"] += 1
+        if hint == "operator":
+            truth.committed = -1
+            starts = [offsets.start for offsets in truth.objects]
+            if offset > min(starts, default=offset):
+                return
+            truth.origin = max(truth.origin, offset)  # nothing in S3 tells that what lies below was ever wanted
+            return
+        if truth.committed < 0 and not truth.objects:
+            truth.origin = max(truth.origin, min(offset, truth.log.start))  # an archive begins where the log does
+        if offset < truth.committed:
+            self._world.violated(f"{hint} moved {tp.partition} back from {truth.committed} to {offset}")
+        truth.committed = offset
+        first = min((number for number in truth.missing if number >= truth.origin), default=offset)
+        if first < offset:
+            self._world.violated(f"{hint} committed {tp.partition} at {offset}, but {first} is not stored")
+
+    # The end
+
+    def whole(self) -> str | None:
+        """None when everything is stored and committed; else what is missing."""
+        for number, truth in self.truths.items():
+            if truth.committed != truth.log.end:
+                return f"partition {number} is committed at {truth.committed}, the log ends at {truth.log.end}"
+        return None
+
+    def judge(self, counts: Mapping[str, Stored]) -> None:
+        """After the run. `counts`: the objects as they stand in S3."""
+        say = self._world.violated
+        for number, truth in self.truths.items():
+            missing = sorted(offset for offset in truth.missing if offset >= truth.origin)
+            if missing:
+                say(f"partition {number}: records {missing} are not stored")
+            ranges = sorted(truth.objects)
+            for left, right in itertools.pairwise(ranges):
+                if left.end < right.start:
+                    say(f"partition {number}: a hole between {left} and {right}")
+            if ranges and ranges[-1].end > truth.log.end:
+                say(f"partition {number}: {ranges[-1]} reaches beyond the log's end {truth.log.end}")
+            for offsets in ranges:
+                keys = truth.objects[offsets]
+                told = {int(counts[key].metadata["headrace-chunk-objects"]) for key in keys}
+                if len(keys) < min(told):
+                    say(f"partition {number}: {offsets} has {len(keys)} objects of {told}")
+
+
+class WatchedBudget(Budget):
+    """Counts as Budget does, and tells when more is held than may be."""
+
+    def __init__(self, high: int, slack: int, world: World) -> None:
+        super().__init__(high)
+        self._slack = slack
+        self._world = world
+
+    def add(self, size: int) -> None:
+        super().add(size)
+        if self.held > self.high + self._slack:
+            self._world.violated(f"{self.held} bytes are held, {self.high} is the budget (and {self._slack} a fetch)")
