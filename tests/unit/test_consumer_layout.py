@@ -92,3 +92,12 @@ def test_the_fingerprint_is_all_that_names_and_contents_depend_on() -> None:
 def test_keys() -> None:
     key = Layout("p", "%Y", "jsonl.zst").key("t", 3, Range(5, 70), "2026")
     assert key == "p/t/2026/t-00003-00000000000000000005-00000000000000000070.jsonl.zst"
+
+
+def test_a_path_that_comes_again_splits_what_lies_between() -> None:
+    """hour=%H is the same at the same time of another day: the first and the last record do not tell of the others."""
+    layout, at = Layout("p", "hour=%H", "jsonl"), 1_795_219_200_000
+    hours = [0, 5, 24]
+    records = [StoredRecord(number, at + hour * 3_600_000, None, b"") for number, hour in enumerate(hours)]
+    found = {path: [record.offset for record in group] for path, group in layout.by_bucket(records)}
+    assert found == {"hour=00": [0, 2], "hour=05": [1]}
