@@ -12,6 +12,7 @@ from aiokafka.consumer.group_coordinator import GroupCoordinator as ClientCoordi
 from aiokafka.consumer.subscription_state import SubscriptionState
 from aiokafka.errors import (
     ConsumerStoppedError,
+    CorruptRecordException,
     KafkaConnectionError,
     KafkaError,
     NodeNotReadyError,
@@ -205,6 +206,7 @@ class Consumer:
         self._subscription.register_fetch_waiters([])
         self._client = Wire(broker, process)
         self._closed = False
+        self._well_until = 0.0
         self._coordinator: Any = None
 
     async def start(self) -> None:
@@ -280,7 +282,7 @@ class Consumer:
         if not bad and not any(position != after for position, _, after in read.values()):
             return {}
         await asyncio.sleep(world.dice.uniform(0.001, 0.03))
-        failed = world.chance(world.weather.fetch_errors)
+        failed = world.now > self._well_until and world.chance(world.weather.fetch_errors)
         found = {}
         for tp, (position, records, after) in read.items():
             state = assignment.state_value(tp)
@@ -292,7 +294,8 @@ class Consumer:
             if records:
                 found[tp] = records
         if failed:
-            raise KafkaError("a partition's batch can't be read")
+            self._well_until = world.now + 2
+            raise world.dice.choice((CorruptRecordException, CorruptRecordException, KafkaError))("told to")
         if bad and not found and assignment.active:
             raise OffsetOutOfRangeError(bad)
         return found

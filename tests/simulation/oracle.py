@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from consumer.budget import Budget
 from headrace.archive import read_object
-from headrace.objects import Range, parse_key
+from headrace.objects import GAP_SUFFIX, Range, parse_key
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from aiokafka import TopicPartition
 
     from consumer.layout import Layout
+    from headrace.objects import ObjectName
     from tests.simulation.logs import Log
     from tests.simulation.store import Stored
     from tests.simulation.virtual import Process
@@ -32,6 +33,9 @@ class Truth:
     """Offsets of records that neither stand in S3 nor were told to be lost."""
     objects: dict[Range, dict[str, frozenset[int]]] = field(default_factory=dict)
     committed: int = -1
+    """Where the group stands."""
+    floor: int = -1
+    """No commit may say less, until an operator moves the group."""
     origin: int = 0
     """Where the archive may begin: what lies below was never asked for."""
 
@@ -63,14 +67,14 @@ class Oracle:
                 say(f"{process.name} stored {key}, which overlaps {other}")
                 return
         before = truth.objects.get(offsets, {}).get(key)
-        held = self._content(truth, key, offsets, stored, is_gap=name.is_gap)
+        held = self._content(truth, key, name, stored)
         if held is None:
             return
         if before is not None and len(held) < len(before):
             say(f"{process.name} replaced {key} of {len(before)} records by one of {len(held)}")
             return
         truth.objects.setdefault(offsets, {})[key] = held
-        kinds = {"_gaps/" in each for each in truth.objects[offsets]}
+        kinds = {each.endswith(GAP_SUFFIX) for each in truth.objects[offsets]}
         if len(kinds) > 1:
             say(f"{process.name} stored {key}: {offsets} has both a gap and objects")
         truth.missing -= held
@@ -80,12 +84,10 @@ class Oracle:
                 say(f"{process.name} says that {lost} of {key} is lost; the log starts at {truth.log.start}")
             truth.missing -= set(range(start, end))
 
-    def _content(
-        self, truth: Truth, key: str, offsets: Range, stored: Stored, *, is_gap: bool
-    ) -> frozenset[int] | None:
+    def _content(self, truth: Truth, key: str, name: ObjectName, stored: Stored) -> frozenset[int] | None:
         """The offsets that an object holds; None when something is wrong with them."""
         say, log, metadata = self._world.violated, truth.log, stored.metadata
-        if is_gap:
+        if name.is_gap:
             return frozenset()
         records = list(read_object(stored.body, key.partition(".")[2]))
         numbers = [record.offset for record in records]
@@ -100,12 +102,12 @@ class Oracle:
         if metadata["headrace-sha256"] != hashlib.sha256(stored.body).hexdigest():
             say(f"{key}: not the digest of its metadata")
         lost_from, lost_to = map(int, metadata.get("headrace-lost", "0-0").split("-"))
-        folder = key.rpartition("/")[0]
-        for offset in range(offsets.start, offsets.end):
+        for offset in range(name.range.start, name.range.end):
             known = log.ever.get(offset)
             if known is None or offset in log.compacted or (offset < log.start and lost_from <= offset < lost_to):
                 continue
-            if folder.endswith(self._layout.bucket(known.timestamp)) != (offset in numbers):
+            bucket = self._layout.bucket(known.timestamp)
+            if (self._layout.key(name.topic, name.partition, name.range, bucket) == key) != (offset in numbers):
                 say(f"{key}: offset {offset} is {'' if offset in numbers else 'not '}in it")
                 return None
         return frozenset(numbers)
@@ -123,24 +125,30 @@ class Oracle:
 
     # Commits
 
+    def forgotten(self, tp: TopicPartition) -> None:
+        """An operator has deleted the group's offset."""
+        truth = self.truths[tp.partition]
+        truth.committed = truth.floor = -1
+
     def on_commit(self, tp: TopicPartition, offset: int, metadata: str, hint: str) -> None:
         truth = self.truths[tp.partition]
         if self._world.tracing:
             self._world.say(hint, f"committed {tp.partition}: {offset} {metadata}")
         else:
             self._world.counts["committed"] += 1
+        before, truth.committed = truth.floor, offset
         if hint == "operator":
-            truth.committed = -1
+            truth.floor = -1
             starts = [offsets.start for offsets in truth.objects]
             if offset > min(starts, default=offset):
                 return
             truth.origin = max(truth.origin, offset)  # nothing in S3 tells that what lies below was ever wanted
             return
-        if truth.committed < 0 and not truth.objects:
+        if before < 0 and not truth.objects:
             truth.origin = max(truth.origin, min(offset, truth.log.start))  # an archive begins where the log does
-        if offset < truth.committed:
-            self._world.violated(f"{hint} moved {tp.partition} back from {truth.committed} to {offset}")
-        truth.committed = offset
+        if offset < before:
+            self._world.violated(f"{hint} moved {tp.partition} back from {before} to {offset}")
+        truth.floor = offset
         first = min((number for number in truth.missing if number >= truth.origin), default=offset)
         if first < offset:
             self._world.violated(f"{hint} committed {tp.partition} at {offset}, but {first} is not stored")

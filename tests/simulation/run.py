@@ -58,12 +58,14 @@ class WatchedArchiver(Archiver):
     """The real one, with an eye on its memory."""
 
     world: World
+    fetch: int
+    """Records of one fetch."""
 
     def _session(self, *args: Any, **kwargs: Any) -> Session:
         session = super()._session(*args, **kwargs)
         settings = self._settings
         # A fetch, a claimed chunk that must go on, and a body beside its lines.
-        slack = (50 + 3 * settings.chunk_max_records) * LINE_BYTES
+        slack = (self.fetch + 3 * settings.chunk_max_records) * LINE_BYTES
         session._dispatcher.budget = WatchedBudget(settings.memory_budget_bytes, slack, self.world)
         return session
 
@@ -100,7 +102,7 @@ class Run:
         self.broker.most_records = plan.most_records
         self.bucket = store.Bucket(world, plan.settings["upload_timeout_seconds"], self.oracle.landed)
         self.archives: list[Archive] = []
-        self.healed = False
+        self.ending = False
         world.spring = self._spring
         world.weather = plan.weather
 
@@ -117,7 +119,7 @@ class Run:
             clock=world.loop.time,
         )
         archiver = WatchedArchiver(self.settings, health=WatchedHealth(world, process.name), edges=edges)
-        archiver.world = world
+        archiver.world, archiver.fetch = world, self.plan.partitions * self.plan.most_records
         world.say(process.name, "starts")
         process.task = world.loop.start(process, archiver.run(process.stop))
         process.task.add_done_callback(partial(self._ended, process), context=world.context)
@@ -168,7 +170,7 @@ class Run:
             self.world.later(dice.uniform(0.05, 8), self._again)
 
     def _again(self) -> None:
-        if len([process for process in self.archives if not process.ended]) < 3:
+        if not self.ending and len([process for process in self.archives if not process.ended]) < 3:
             self.spawn()
 
     # Load
@@ -307,7 +309,7 @@ class Run:
         match kind:
             case "delete":
                 del group.offsets[tp]
-                self.oracle.truths[tp.partition].committed = -1
+                self.oracle.forgotten(tp)
             case "zero":
                 group.put_offset(tp, 0, "", "operator")
             case "middle":
@@ -361,6 +363,7 @@ class Run:
 
     async def _end(self) -> None:
         world = self.world
+        self.ending = True
         for process in self.running():
             self.terminate(process)
         deadline = world.now + ENDING_SECONDS
