@@ -5,22 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import socket
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from headrace.local import kafka as local_kafka
 from headrace.local import s3 as local_s3
-from headrace.local.ports import free_ports
+from tests import containers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-
-KAFKA_IMAGE = "apache/kafka:4.3.1"
-S3_IMAGE = "chrislusf/seaweedfs:4.48"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +70,9 @@ def scratch_folder() -> Iterator[Path]:
 def kafka_service() -> Iterator[KafkaService]:
     if given := os.environ.get("HEADRACE_TEST_KAFKA"):
         yield KafkaService(given, "given by HEADRACE_TEST_KAFKA")
-    elif has_image(KAFKA_IMAGE):
-        with _kafka_container() as service:
-            yield service
+    elif containers.has_image(containers.KAFKA_IMAGE):
+        with containers.kafka() as bootstrap:
+            yield KafkaService(bootstrap, containers.KAFKA_IMAGE)
     else:
         with scratch_folder() as folder:
             # It is never killed, and may be starved for a while by what else runs: no hurry to call it dead.
@@ -100,9 +95,10 @@ def s3_service() -> Iterator[S3Service]:
             "given by HEADRACE_TEST_S3_ENDPOINT",
             os.environ.get("HEADRACE_TEST_S3_REGION", local_s3.REGION),
         )
-    elif has_image(S3_IMAGE):
-        with _s3_container() as service:
-            yield service
+    elif containers.has_image(containers.S3_IMAGE):
+        with containers.s3() as endpoint:
+            keys = (local_s3.BUCKET, local_s3.ACCESS_KEY, local_s3.SECRET_KEY)
+            yield S3Service(endpoint, *keys, containers.S3_IMAGE)
     else:
         with scratch_folder() as folder:
             server = local_s3.S3(folder)
@@ -126,78 +122,3 @@ def own_stack(kafka_properties: Mapping[str, str] | None = None) -> Iterator[Own
         finally:
             stack.s3.kill()
             stack.kafka.kill()
-
-
-def has_image(name: str) -> bool:
-    """Whether a Docker engine answers here that has this image already. Nothing is pulled."""
-    if "DOCKER_HOST" not in os.environ:
-        with contextlib.closing(socket.socket(socket.AF_UNIX)) as probe:
-            try:
-                probe.connect("/var/run/docker.sock")
-            except OSError:  # the client would leave a socket open here
-                return False
-    import docker  # type: ignore[import-untyped]
-    from docker.errors import DockerException  # type: ignore[import-untyped]
-
-    try:
-        with contextlib.closing(docker.from_env(timeout=2)) as client:
-            client.images.get(name)
-    except (DockerException, OSError):
-        return False
-    return True
-
-
-@contextlib.contextmanager
-def _kafka_container() -> Iterator[KafkaService]:
-    from testcontainers.core.container import DockerContainer
-
-    (port,) = free_ports(1)
-    container: Any = DockerContainer(KAFKA_IMAGE)
-    container.with_bind_ports(port, port)
-    for name, value in {
-        "KAFKA_NODE_ID": "1",
-        "KAFKA_PROCESS_ROLES": "broker,controller",
-        "KAFKA_CONTROLLER_LISTENER_NAMES": "CONTROLLER",
-        "KAFKA_CONTROLLER_QUORUM_VOTERS": "1@localhost:29093",
-        "KAFKA_LISTENERS": f"PLAINTEXT://0.0.0.0:{port},CONTROLLER://localhost:29093",
-        "KAFKA_ADVERTISED_LISTENERS": f"PLAINTEXT://127.0.0.1:{port}",
-        "KAFKA_LISTENER_SECURITY_PROTOCOL_MAP": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
-        "KAFKA_AUTO_CREATE_TOPICS_ENABLE": "false",
-        "KAFKA_GROUP_INITIAL_REBALANCE_DELAY_MS": "0",
-        "KAFKA_OFFSETS_TOPIC_NUM_PARTITIONS": "1",
-        "KAFKA_OFFSETS_TOPIC_REPLICATION_FACTOR": "1",
-        "KAFKA_TRANSACTION_STATE_LOG_REPLICATION_FACTOR": "1",
-        "KAFKA_TRANSACTION_STATE_LOG_MIN_ISR": "1",
-        "KAFKA_LOG_RETENTION_MS": "-1",
-    }.items():
-        container.with_env(name, value)
-    with container:
-        _wait_until(lambda: local_kafka.answers("127.0.0.1", port), KAFKA_IMAGE)
-        yield KafkaService(f"127.0.0.1:{port}", KAFKA_IMAGE)
-
-
-@contextlib.contextmanager
-def _s3_container() -> Iterator[S3Service]:
-    from testcontainers.core.container import DockerContainer
-
-    container: Any = DockerContainer(S3_IMAGE)
-    container.with_exposed_ports(8333)
-    container.with_env("AWS_ACCESS_KEY_ID", local_s3.ACCESS_KEY)
-    container.with_env("AWS_SECRET_ACCESS_KEY", local_s3.SECRET_KEY)
-    container.with_command(
-        f"mini -dir=/data -bucket={local_s3.BUCKET} -ip.bind=0.0.0.0 -s3.port=8333 "
-        "-webdav=false -admin.ui=false -master.telemetry=false -s3.port.iceberg=0 -s3.port.lance=0"
-    )
-    with container:
-        endpoint = f"http://127.0.0.1:{container.get_exposed_port(8333)}"
-        keys = (local_s3.BUCKET, local_s3.ACCESS_KEY, local_s3.SECRET_KEY)
-        _wait_until(lambda: local_s3.answers(endpoint, *keys), S3_IMAGE)
-        yield S3Service(endpoint, *keys, S3_IMAGE)
-
-
-def _wait_until(ready: Any, what: str, timeout: float = 60) -> None:
-    end = time.monotonic() + timeout
-    while not ready():
-        if time.monotonic() > end:
-            raise TimeoutError(f"{what} did not answer within {timeout:.0f} s")
-        time.sleep(0.1)

@@ -29,7 +29,7 @@ STOP_SECONDS: Final = 15.0
 # C1 alone and the serial collector start fastest and stay smallest on a machine that is shared with everything else.
 _JVM: Final = ("-Xms64m", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto")
 
-_PROPERTIES: Final[Mapping[str, str]] = {
+PROPERTIES: Final[Mapping[str, str]] = {
     "process.roles": "broker,controller",
     "node.id": "1",
     "controller.listener.names": "CONTROLLER",
@@ -172,7 +172,7 @@ class Kafka:
 
     def _write_config(self) -> Path:
         properties = {
-            **_PROPERTIES,
+            **PROPERTIES,
             "controller.quorum.voters": f"1@{LOOPBACK}:{self.controller_port}",
             "listeners": f"PLAINTEXT://{LOOPBACK}:{self.port},CONTROLLER://{LOOPBACK}:{self.controller_port}",
             "advertised.listeners": f"PLAINTEXT://{LOOPBACK}:{self.port}",

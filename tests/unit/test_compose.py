@@ -19,7 +19,7 @@ from headrace.local import jars
 from headrace.local import s3 as local_s3
 from headrace.settings import Base, load
 from producer.settings import ProducerSettings
-from tests.services import KAFKA_IMAGE, S3_IMAGE
+from tests.containers import KAFKA_IMAGE, S3_IMAGE
 
 ROOT = Path(__file__).parents[2]
 SETTINGS: dict[str, type[Base]] = {"producer": ProducerSettings, "consumer": ConsumerSettings}
