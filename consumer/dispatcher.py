@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from consumer import metrics
 from consumer.budget import Budget
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from headrace.record import Record
 
 log = logging.getLogger(__name__)
+
+PACKED_AT_A_TIME: Final = 2
+"""Chunks being compressed: while they are, memory holds their lines and their bodies both."""
 
 
 class Dispatcher:
@@ -53,6 +56,7 @@ class Dispatcher:
         self._max_queue = max_queue
         self._clock = clock
         self._jobs: asyncio.Queue[tuple[Lane, ClosedChunk]] = asyncio.Queue()
+        self._packing = asyncio.Semaphore(PACKED_AT_A_TIME)
         self._taking_claims = True
         self._parked: set[TopicPartition] = set()
 
@@ -252,7 +256,8 @@ class Dispatcher:
         assert chunk.state is ChunkState.CLAIMED
         raw, held = cargo.size, 0
         try:
-            bodies = await self._uploader.bodies(lane.partition, chunk.offsets, cargo)
+            async with self._packing:
+                bodies = await self._uploader.bodies(lane.partition, chunk.offsets, cargo)
             held = sum(len(body.content) for body in bodies)
             self.budget.add(held)
             if lane.state is not LaneState.FAILED:

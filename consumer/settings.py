@@ -28,7 +28,7 @@ class ConsumerSettings(KafkaSettings, S3Settings):
     max_queue: int = Field(64, ge=1, description="claimed chunks that may wait for an uploader")
     max_claims: int = Field(32, ge=1, le=128, description="chunks of one partition on their way to S3 at most")
     memory_budget_bytes: int = Field(
-        96 * MEBIBYTE, ge=MEBIBYTE, description="bytes held on their way to S3 before partitions are paused"
+        64 * MEBIBYTE, ge=MEBIBYTE, description="bytes held on their way to S3 before partitions are paused"
     )
 
     chunk_max_records: int = Field(100_000, ge=1, description="a chunk closes at so many records")
