@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup up test unit check format lock coverage clean
+.PHONY: help setup up test unit check format lock coverage bench clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1mmake %-10s\033[0m %s\n", $$1, $$2}'
@@ -55,6 +55,9 @@ lock: setup ## pin the packages again, by hash
 		--python-version 3.11 --extra local --group dev pyproject.toml -o requirements/dev.txt
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-annotate --no-header \
 		--python-version 3.11 pyproject.toml -o requirements/run.txt -c requirements/dev.txt
+
+bench: setup ## what a record costs from Kafka to S3, on a stack of its own (bench/RESULTS.md)
+	$(BIN)/python -m bench.archive
 
 clean: ## throw away .venv/ and caches (the local stack's data in .headrace/ stays)
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
