@@ -25,7 +25,7 @@ from aiokafka.protocol.group import HeartbeatRequest, JoinGroupRequest, LeaveGro
 from headrace.kafka import EARLIEST, Group, GroupMember, KafkaUnavailable, Topic
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncIterator, Callable, Iterable
 
     from tests.simulation.group import GroupCoordinator
     from tests.simulation.logs import Log
@@ -198,9 +198,10 @@ def _break(future: asyncio.Future[Any]) -> None:
 class Consumer:
     """AIOKafkaConsumer with its real coordinator and subscription; only fetching is made anew."""
 
-    def __init__(self, broker: Broker, process: Process, **options: Any) -> None:
+    def __init__(self, broker: Broker, process: Process, started: Callable[[Any], None], **options: Any) -> None:
         self._broker = broker
         self._world = broker.world
+        self._started = started
         self._options = options
         self._subscription = SubscriptionState()
         self._subscription.register_fetch_waiters([])
@@ -224,6 +225,7 @@ class Consumer:
             max_poll_interval_ms=options["max_poll_interval_ms"],
             enable_auto_commit=False,
         )
+        self._started(self._coordinator)
 
     def subscribe(self, *, topics: Iterable[str], listener: Any) -> None:
         self._subscription.subscribe(topics=set(topics), listener=listener)

@@ -36,6 +36,8 @@ class Truth:
     """Where the group stands."""
     floor: int = -1
     """No commit may say less, until an operator moves the group."""
+    wrecked: set[Range] = field(default_factory=set)
+    """Chunks of which an operator has removed an object."""
     origin: int = 0
     """Where the archive may begin: what lies below was never asked for."""
 
@@ -120,6 +122,7 @@ class Oracle:
         held = truth.objects[name.range].pop(key)
         if not truth.objects[name.range]:
             del truth.objects[name.range]
+        truth.wrecked.add(name.range)
         truth.missing |= {offset for offset in held if offset >= truth.log.start and offset not in truth.log.compacted}
         return name.range
 
@@ -178,7 +181,8 @@ class Oracle:
             for offsets in ranges:
                 keys = truth.objects[offsets]
                 told = {int(counts[key].metadata["headrace-chunk-objects"]) for key in keys}
-                if len(keys) < min(told):
+                beyond_help = offsets in truth.wrecked and offsets.end <= truth.log.start
+                if len(keys) < min(told) and not beyond_help:
                     say(f"partition {number}: {offsets} has {len(keys)} objects of {told}")
 
 

@@ -17,6 +17,7 @@ HARM = {
     "pause": 2.0,
     "terminate": 2.0,
     "join": 2.0,
+    "rejoin": 1.0,
     "storm": 0.5,
     "trap kill": 4.0,
     "trap pause": 2.0,
@@ -49,6 +50,8 @@ class Plan:
     most_records: int = 50
     most_metadata: int = 4096
     exodus_keeps_paused: float = 0.3
+    exodus_rest: float = 0.0
+    """Seconds until somebody comes again."""
 
 
 def draw(dice: random.Random, profile: str = "any") -> Plan:
@@ -83,6 +86,7 @@ def draw(dice: random.Random, profile: str = "any") -> Plan:
         transactions=dice.choice((0.0, 0.0, 0.2)),
         most_records=dice.choice((5, 20, 50)),
         most_metadata=dice.choice((4096, 4096, 4096, 85)),
+        exodus_rest=dice.choice((0.0, 0.0, dice.uniform(0, 8))),
     )
     PROFILES[profile](plan, dice)
     return plan
@@ -115,5 +119,89 @@ def _any(plan: Plan, dice: random.Random) -> None:
     pass
 
 
-PROFILES: dict[str, Callable[[Plan, random.Random], None]] = {"any": _any}
-"""Directed schedules, for mutants that random ones meet too seldom."""
+def _answers_lost(plan: Plan, dice: random.Random) -> None:
+    """Commits that get lost on their way, or arrive long after they were given up."""
+    plan.weather.kafka_lost_request = 0.05
+    plan.weather.kafka_late_request = 0.15
+    plan.settings |= {"chunk_max_records": 8, "max_claims": 8, "session_timeout_seconds": 5.0}
+
+
+def _resets(plan: Plan, dice: random.Random) -> None:
+    """An operator moves the group while uploads of the killed are still in the air."""
+    plan.harm = {"exodus": 3.0, "trap kill": 3.0, "kill": 1.0}
+    plan.resets = {"zero": 1.0, "delete": 1.0, "middle": 1.0}
+    plan.weather.s3_late = 0.4
+    plan.workers = 1
+    plan.settings |= {"upload_timeout_seconds": 6.0, "session_timeout_seconds": 2.0}
+
+
+def _repairs(plan: Plan, dice: random.Random) -> None:
+    """Objects are removed, the group is set back, and who fills the hole is killed at it."""
+    plan.harm = {"exodus": 2.0, "trap kill": 3.0}
+    plan.resets = {"remove": 1.0}
+    plan.actions = dice.randrange(4, 10)
+    plan.settings |= {"upload_timeout_seconds": 1.5, "session_timeout_seconds": 2.0, "chunk_max_records": 15}
+
+
+def _zombies(plan: Plan, dice: random.Random) -> None:
+    """Paused members wake up to an empty group whose offsets were moved."""
+    plan.harm = {"exodus": 2.0, "trap pause": 2.0, "pause": 2.0}
+    plan.resets = {"remove": 2.0, "zero": 1.0}
+    plan.exodus_keeps_paused = 1.0
+    plan.exodus_rest = dice.uniform(4, 12)
+    plan.workers = 1
+    plan.actions = dice.randrange(4, 10)
+    plan.weather.s3_slow = 0.7
+    plan.settings |= {
+        "upload_timeout_seconds": 6.0,
+        "session_timeout_seconds": 2.0,
+        "object_path": "dt=%Y-%m-%d/hour=%H",
+        "max_workers": 1,
+    }
+
+
+def _erosion(plan: Plan, dice: random.Random) -> None:
+    """Retention and compaction eat into chunks that are claimed, or stored in part."""
+    plan.harm = {"retention": 3.0, "compact": 3.0, "trap kill": 5.0, "kill": 1.0}
+    plan.compacting = dice.random() < 0.5
+    plan.actions = dice.randrange(4, 10)
+    plan.weather.s3_slow = 0.5
+    plan.settings |= {
+        "object_path": "dt=%Y-%m-%d/hour=%H",
+        "chunk_max_records": dice.choice((15, 40)),
+        "chunk_max_bytes": 4000,
+        "memory_budget_bytes": 20_000,
+    }
+
+
+def _same_generation(plan: Plan, dice: random.Random) -> None:
+    """A follower that joins once more keeps its generation, and may find the prefix as new as it was."""
+    plan.harm = {"rejoin": 1.0}
+    plan.actions = dice.randrange(4, 12)
+    plan.workers = dice.choice((2, 3))
+    plan.partitions = 3
+    plan.weather.s3_late = 0.4
+    plan.weather.coordinator_errors = 0.3
+    plan.settings |= {"upload_timeout_seconds": 6.0, "session_timeout_seconds": 5.0}
+
+
+def _takeovers(plan: Plan, dice: random.Random) -> None:
+    """Members come and go all the time, while S3 is slow."""
+    plan.harm = {"join": 2.0, "rejoin": 1.0, "terminate": 1.0, "kill": 1.0, "storm": 1.0, "trap pause": 1.0}
+    plan.actions = dice.randrange(5, 12)
+    plan.workers = 2
+    plan.weather.s3_slow = 0.7
+    plan.settings |= {"upload_timeout_seconds": 6.0, "max_claims": 8, "chunk_max_seconds": 0.3}
+
+
+PROFILES: dict[str, Callable[[Plan, random.Random], None]] = {
+    "any": _any,
+    "answers lost": _answers_lost,
+    "resets": _resets,
+    "repairs": _repairs,
+    "zombies": _zombies,
+    "erosion": _erosion,
+    "same generation": _same_generation,
+    "takeovers": _takeovers,
+}
+"""Directed schedules, for mistakes that random ones meet too seldom."""

@@ -76,7 +76,8 @@ class Archive(Process):
     def __init__(self, name: str) -> None:
         super().__init__(name)
         self.stop = asyncio.Event()
-        self.task: asyncio.Task[None] | None = None
+        self.task: asyncio.Task[bool] | None = None
+        self.coordinator: Any = None
 
     @property
     def ended(self) -> bool:
@@ -115,7 +116,7 @@ class Run:
         edges = Edges(
             open_store=lambda settings, **_: store.open_store(self.bucket, process, settings.max_workers),
             open_cluster=lambda _: kafka.open_cluster(self.broker),
-            new_consumer=partial(kafka.Consumer, self.broker, process),
+            new_consumer=partial(self._consumer, process),
             clock=world.loop.time,
         )
         archiver = WatchedArchiver(self.settings, health=WatchedHealth(world, process.name), edges=edges)
@@ -125,7 +126,13 @@ class Run:
         process.task.add_done_callback(partial(self._ended, process), context=world.context)
         return process
 
-    def _ended(self, process: Archive, task: asyncio.Task[None]) -> None:
+    def _consumer(self, process: Archive, **options: Any) -> kafka.Consumer:
+        def started(coordinator: Any) -> None:
+            process.coordinator = coordinator
+
+        return kafka.Consumer(self.broker, process, started, **options)
+
+    def _ended(self, process: Archive, task: asyncio.Task[bool]) -> None:
         error = None if task.cancelled() else task.exception()
         self.world.say(process.name, f"ended {error!r}")
         if error is not None and not _excused(error):
@@ -243,6 +250,9 @@ class Run:
                 world.traps.append(Trap(dice.choice(MOMENTS), dice.randrange(6), action.partition(" ")[2]))
             case "join":
                 self._again()
+            case "rejoin":  # as when the client hears of other partitions
+                if running and (client := dice.choice(running).coordinator) is not None:
+                    client.request_rejoin()
             case "storm":
                 for _ in range(dice.randrange(2, 5)):
                     self._again()
@@ -266,6 +276,9 @@ class Run:
     def _retention(self) -> None:
         log = self.logs[self.world.dice.randrange(self.plan.partitions)]
         before = self.world.dice.randint(log.start, log.stable)
+        if self.world.dice.random() < 0.5:  # around the first claim
+            stands = max(log.start, self.oracle.truths[log.partition].committed)
+            before = min(log.stable, stands + self.world.dice.randrange(20))
         self.world.say("kafka", f"deletes {log.partition} below {before}")
         log.delete_before(before)
 
@@ -294,6 +307,7 @@ class Run:
                 self._reset(dice.choices(list(self.plan.resets), list(self.plan.resets.values()))[0])
                 break
             await asyncio.sleep(0.25)
+        await asyncio.sleep(self.plan.exodus_rest)
         for _ in range(dice.choice((1, 1, 2))):
             self._again()
 
