@@ -16,6 +16,7 @@ from consumer.settings import ConsumerSettings
 from headrace.errors import HeadraceError, SettingsError
 from headrace.kafka import open_cluster
 from headrace.nearby import adopt_local_stack
+from headrace.objects import topic_folder
 from headrace.settings import load
 from headrace.table import show_table, slim_table
 
@@ -75,6 +76,9 @@ def replay(topic: str | None, since: str, until: str, prefix: str, group: str | 
     if load(ConsumerSettings, kafka_topic=topic).s3_prefix == settings.s3_prefix:
         raise SettingsError(f"--prefix {prefix} is S3_PREFIX, the archive's own: replay into another one")
     name = settings.kafka_topic[0]
+    archive = topic_folder(load(ConsumerSettings, kafka_topic=topic).s3_prefix, name)
+    if topic_folder(settings.s3_prefix, name).startswith(archive):
+        raise SettingsError(f"--prefix {prefix} lies in the archive's own folder {archive}: replay into another one")
     from consumer.process import run
     from consumer.ranges import parse, replay_group, resolve
 

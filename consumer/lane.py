@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections import deque
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from consumer.chunk import Cargo, Limits, OpenChunk
@@ -147,6 +148,13 @@ class Lane:
         self._next_chunk()
         return True
 
+    def _within_replay(self, gap: Segment) -> Segment:
+        """A replay ends at its stop, also where Kafka has dropped what lies beyond; a claimed end stays as it is."""
+        if self._stop is None or gap.claimed or gap.offsets.end <= self._stop:
+            return gap
+        lost = Range(min(gap.offsets.start if gap.lost is None else gap.lost.start, self._stop - 1), self._stop)
+        return replace(gap, offsets=Range(gap.offsets.start, self._stop), lost=lost)
+
     def compressed(self, before: int) -> None:
         """A closed chunk's lines have become a body, which the dispatcher accounts for."""
         self._closed_bytes -= before
@@ -180,6 +188,7 @@ class Lane:
                 )
                 break
             if segment.kind is SegmentKind.GAP:
+                segment = self._within_replay(segment)
                 cargo = Cargo([], lost=segment.lost, gap=True, standing=segment.standing)
                 self._append(segment.offsets, cargo, claimed=segment.claimed)
             elif self.claims.unsettled:

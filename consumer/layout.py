@@ -20,6 +20,8 @@ LAYOUT_VERSION: Final = 1
 """Changes only when the same settings would name or fill objects differently; not with the software's version."""
 
 FLAT: Final = "none"
+DIRECTIVES: Final = frozenset("YymdjHMS%")
+"""Strftime fields that a path may have: the same on every machine, and none finer than a second."""
 DEFAULT_OBJECT_PATH: Final = "dt=%Y-%m-%d/hour=%H"
 _FIRST_BELIEVABLE_MS: Final = 31_536_000_000  # 1971: seconds taken for milliseconds fall below it
 _LAST_BELIEVABLE_MS: Final = 253_402_300_800_000  # the year 10000: microseconds taken for milliseconds lie beyond it
@@ -34,6 +36,8 @@ class Layout:
     prefix: str
     object_path: str
     suffix: str
+    isolation_level: str = "read_committed"
+    """Decides which records there are: an owner that sees aborted ones would fill a claimed name differently."""
     _span_ms: int = field(init=False)
     _paths: dict[int, str] = field(init=False, default_factory=dict)
 
@@ -44,7 +48,7 @@ class Layout:
     @property
     def fingerprint(self) -> str:
         """Twelve hex digits, the same as long as owners may work on each other's claims."""
-        facts = [LAYOUT_VERSION, self.prefix, self.object_path, self.suffix]
+        facts = [LAYOUT_VERSION, self.prefix, self.object_path, self.suffix, self.isolation_level]
         return hashlib.sha256(orjson.dumps(facts)).hexdigest()[:12]
 
     @property

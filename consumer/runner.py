@@ -68,7 +68,9 @@ class Archiver:
         self._settings = settings
         self._bounds = bounds
         self._form = open_format(settings.format, settings.compression, settings.compression_level)
-        self._layout = Layout(settings.s3_prefix, settings.object_path, self._form.suffix)
+        self._layout = Layout(
+            settings.s3_prefix, settings.object_path, self._form.suffix, settings.kafka_isolation_level
+        )
         self._lanes: Mapping[TopicPartition, Lane] = {}
         self._limits = Limits(settings.chunk_max_records, settings.chunk_max_bytes, settings.chunk_max_seconds)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from consumer.encode import FormatName, open_format
 from consumer.encode.compression import Compression
-from consumer.layout import DEFAULT_OBJECT_PATH, FLAT
+from consumer.layout import DEFAULT_OBJECT_PATH, DIRECTIVES, FLAT
 from headrace.settings import MEBIBYTE, CommaList, KafkaSettings, S3Settings
 
 
@@ -43,6 +44,11 @@ class ConsumerSettings(KafkaSettings, S3Settings):
     upload_timeout_seconds: float = Field(60, gt=0, description="an upload's attempt lasts at most so long")
     drain_seconds: float = Field(20, gt=0, description="SIGTERM: store what is held within this time, then leave")
 
+    @property
+    def heartbeat_seconds(self) -> float:
+        """Between two heartbeats to the group's coordinator."""
+        return min(3.0, self.session_timeout_seconds / 4)
+
     @field_validator("object_path")
     @classmethod
     def _path_is_safe(cls, value: str) -> str:
@@ -51,8 +57,12 @@ class ConsumerSettings(KafkaSettings, S3Settings):
         parts = value.split("/")
         if any(part in {"", ".", ".."} or part.startswith("_") for part in parts):
             raise ValueError("must be folder names joined by /, none empty, . or .. or beginning with _")
-        if "%" not in value:
+        fields = set(re.findall("%(.?)", value))
+        if not fields:
             raise ValueError(f"has no strftime field such as %Y; write {FLAT} for a flat layout")
+        if strange := fields - DIRECTIVES:
+            known = ", ".join(f"%{letter}" for letter in sorted(DIRECTIVES))
+            raise ValueError(f"has %{min(strange)}, which is not one of {known}")
         return value
 
     @model_validator(mode="after")
@@ -60,6 +70,11 @@ class ConsumerSettings(KafkaSettings, S3Settings):
         open_format(self.format, self.compression, self.compression_level)
         if "_headrace" in self.kafka_topic:
             raise ValueError("KAFKA_TOPIC must not be _headrace: that folder holds the markers")
+        if self.upload_timeout_seconds <= self.heartbeat_seconds:
+            raise ValueError(
+                f"UPLOAD_TIMEOUT_SECONDS={self.upload_timeout_seconds:g} must be more than between heartbeats, "
+                f"{self.heartbeat_seconds:g} s (a quarter of SESSION_TIMEOUT_SECONDS, 3 at most)"
+            )
         if self.chunk_max_bytes > self.memory_budget_bytes:
             raise ValueError(
                 f"CHUNK_MAX_BYTES={self.chunk_max_bytes} is more than MEMORY_BUDGET_BYTES={self.memory_budget_bytes}"

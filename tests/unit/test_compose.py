@@ -46,7 +46,7 @@ OURS = closed(
         "services": {
             "type": "object",
             "additionalProperties": closed(
-                ["image", "restart", "environment"],
+                ["restart", "environment"],
                 image={"type": "string"},
                 build={"const": "."},
                 command=STRINGS,
@@ -161,6 +161,11 @@ def test_both_sides_speak_of_the_same_place(compose: dict[str, Any]) -> None:
 
 def test_consumers_can_be_many(compose: dict[str, Any]) -> None:
     assert {"ports", "container_name", "hostname"}.isdisjoint(compose["services"]["consumer"])
+
+
+def test_an_image_is_named_or_built_by_one_service(compose: dict[str, Any]) -> None:
+    """Compose labels what it builds: of two services that build one name, each `up --build` would restart both."""
+    assert all(("image" in service) != ("build" in service) for service in compose["services"].values())
 
 
 def test_data_outlives_containers_and_start_is_in_order(compose: dict[str, Any]) -> None:

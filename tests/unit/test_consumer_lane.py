@@ -425,3 +425,16 @@ def test_chunks_join_and_a_second_owner_cuts_the_same(
     if other.position >= end:
         assert len(again) == len(expected)
     assert_joined(closed(other), records, start)
+
+
+@pytest.mark.parametrize(("stop", "lost"), [(30, Range(20, 30)), (60, Range(20, 50))])
+def test_a_replay_ends_at_its_stop_where_kafka_has_dropped_what_lies_beyond(stop: int, lost: Range) -> None:
+    gap = Segment(SegmentKind.GAP, Range(20, 50), claimed=False, lost=Range(20, 50))
+    lane = lane_of(free(20, gap, floor=50), stop=stop)
+    plan = lane.claims.plan(8)
+    assert plan is not None
+    assert plan.committed.ends == (lost.end,)
+    cargo = plan.chunks[0].cargo
+    assert cargo is not None
+    assert cargo.lost == lost
+    assert (lane.state is LaneState.FINISHED) == (stop == 30)

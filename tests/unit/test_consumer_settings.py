@@ -41,7 +41,9 @@ def test_paths_that_are_safe(path: str) -> None:
     assert settings(object_path=path).object_path == path
 
 
-@pytest.mark.parametrize("path", ["", "flat", "%Y//%m", "/%Y", "%Y/", "%Y/..", "./%Y", "_gaps/%Y", "%Y/_x"])
+@pytest.mark.parametrize(
+    "path", ["", "flat", "%Y//%m", "/%Y", "%Y/", "%Y/..", "./%Y", "_gaps/%Y", "%Y/_x", "%s", "at=%I", "%Y-%"]
+)
 def test_paths_that_are_not(path: str) -> None:
     with pytest.raises(SettingsError, match="OBJECT_PATH"):
         settings(object_path=path)
@@ -56,6 +58,7 @@ def test_paths_that_are_not(path: str) -> None:
         ({"max_claims": 129}, "MAX_CLAIMS"),
         ({"max_workers": 0}, "MAX_WORKERS"),
         ({"upload_timeout_seconds": 0}, "UPLOAD_TIMEOUT_SECONDS"),
+        ({"upload_timeout_seconds": 2.5}, "UPLOAD_TIMEOUT_SECONDS=2.5 must be more than between heartbeats, 2.5 s"),
         ({"kafka_isolation_level": "none"}, "KAFKA_ISOLATION_LEVEL"),
         ({"kafka_topic": ""}, "KAFKA_TOPIC"),
     ],

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.coverage import CHUNK_OBJECTS, Chunk, Coverage, Survey, is_complete, told_objects
-from headrace.objects import Range, gap_key, object_key
+from headrace.objects import Range, gap_key, object_key, parse_key
 
 
 def key(start: int, end: int, *, partition: int = 0, bucket: str = "dt=2026-11-22", suffix: str = "jsonl.zst") -> str:
@@ -107,3 +107,9 @@ def test_complete_is_told_by_the_smallest_number() -> None:
 
 def test_chunks_sort_by_range() -> None:
     assert min([Chunk(Range(2, 3), "a", ()), Chunk(Range(1, 9), "b", ())]).offsets.start == 1
+
+
+def test_a_gap_is_told_by_its_name() -> None:
+    gap = parse_key(gap_key(prefix="p", topic="t", partition=0, offsets=Range(1, 2)))
+    assert gap is not None
+    assert gap.is_gap

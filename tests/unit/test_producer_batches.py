@@ -194,3 +194,9 @@ def test_the_budget_is_exact() -> None:
     budget.give_back(60, 3)
     with pytest.raises(AssertionError):
         budget.give_back(1)
+
+
+def test_a_batcher_shows_what_it_holds() -> None:
+    batcher = Batcher(linger=1.0, full=1000)
+    fill(batcher, 100, 200)
+    assert repr(batcher) == "<Batcher waiting=2 (300 bytes) under_way=[]>"

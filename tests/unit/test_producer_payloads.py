@@ -194,3 +194,8 @@ def test_finding_an_error_in_a_hostile_body_is_no_work() -> None:
     with pytest.raises(Problem) as caught:
         split_envelope(body)
     assert "index" not in caught.value.members, "so many commas are not counted"
+
+
+def test_a_key_with_a_lone_surrogate_beside_data() -> None:
+    body = b'{"\\ud800":[1],"data":["\\ud800", 2]}'
+    assert split_envelope(body) == [b'"\\ud800"', b"2"]
