@@ -36,6 +36,8 @@ class Truth:
     """Where the group stands."""
     floor: int = -1
     """No commit may say less, until an operator moves the group."""
+    unset: bool = True
+    """The group has no offset."""
     wrecked: set[Range] = field(default_factory=set)
     """Chunks of which an operator has removed an object."""
     origin: int = 0
@@ -132,6 +134,8 @@ class Oracle:
         """An operator has deleted the group's offset."""
         truth = self.truths[tp.partition]
         truth.committed = truth.floor = -1
+        truth.unset = True
+        truth.origin = min((truth.log.start, *(offsets.start for offsets in truth.objects)))
 
     def on_commit(self, tp: TopicPartition, offset: int, metadata: str, hint: str) -> None:
         truth = self.truths[tp.partition]
@@ -140,15 +144,15 @@ class Oracle:
         else:
             self._world.counts["committed"] += 1
         before, truth.committed = truth.floor, offset
+        starts = [offsets.start for offsets in truth.objects]
         if hint == "operator":
             truth.floor = -1
-            starts = [offsets.start for offsets in truth.objects]
-            if offset > min(starts, default=offset):
-                return
-            truth.origin = max(truth.origin, offset)  # nothing in S3 tells that what lies below was ever wanted
+            truth.unset = False
+            truth.origin = min((offset, *starts))  # nothing tells that what lies below both was ever wanted
             return
-        if before < 0 and not truth.objects:
-            truth.origin = max(truth.origin, min(offset, truth.log.start))  # an archive begins where the log does
+        if truth.unset:
+            truth.unset = False
+            truth.origin = max(truth.origin, min((offset, truth.log.start, *starts)))  # it begins where the log does
         if offset < before:
             self._world.violated(f"{hint} moved {tp.partition} back from {before} to {offset}")
         truth.floor = offset
