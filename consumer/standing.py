@@ -20,11 +20,12 @@ HEADS_AT_A_TIME: Final = 32
 
 
 async def standing(
-    store: ObjectStore, *, prefix: str, topic: str, above: Mapping[int, int]
+    store: ObjectStore, *, prefix: str, topic: str, above: Mapping[int, int], last: int = 0
 ) -> dict[int, list[Covered]]:
-    """The chunks of each partition in order. Those that reach `above` an offset tell whether they are whole.
+    """The chunks of each partition in order. Those that reach `above` an offset tell whether they are whole; so do the
+    `last` ones, wherever they lie.
 
-    One LIST for the topic, one HEAD for each object above. Raises the store's errors.
+    One LIST for the topic, one HEAD for each object of these. Raises the store's errors.
     """
     found = await survey(store, prefix=prefix, topic=topic)
     gate = asyncio.Semaphore(HEADS_AT_A_TIME)
@@ -47,9 +48,11 @@ async def standing(
         by_range: dict[Range, list[str]] = {}
         for item in found.coverage(partition).chunks:
             by_range.setdefault(item.offsets, []).extend(item.keys)
-        below = [Covered(offsets, True, "") for offsets in sorted(by_range) if offsets.end <= floor]
-        above_floor = [(offsets, keys) for offsets, keys in sorted(by_range.items()) if offsets.end > floor]
-        result[partition] = below + await _together([chunk(offsets, keys) for offsets, keys in above_floor])
+        ordered = sorted(by_range.items())
+        first = next((at for at, (offsets, _) in enumerate(ordered) if offsets.end > floor), len(ordered))
+        first = max(0, min(first, len(ordered) - last))
+        below = [Covered(offsets, True, "") for offsets, _ in ordered[:first]]
+        result[partition] = below + await _together([chunk(offsets, keys) for offsets, keys in ordered[first:]])
     return result
 
 

@@ -34,6 +34,8 @@ Bounds = dict["TopicPartition", tuple[int, int]]
 
 QUIET_MARGIN_SECONDS: Final = 1.0
 PAUSES_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+LAST_CHUNKS: Final = 128
+"""As many as may be under way at once (MAX_CLAIMS at its highest): when claims are lost, these may be incomplete."""
 HEALTH_PART: Final = "takeover"
 
 
@@ -132,11 +134,8 @@ class Taking:
         self, topic: str, needs: dict[TopicPartition, NeedsList], logs: dict[TopicPartition, Log]
     ) -> list[tuple[TopicPartition, Takeover | HaltError]]:
         """Partitions of one topic of which only S3 can tell: one LIST for all."""
-        above = {
-            tp.partition: logs[tp].start if need.committed is None else need.committed.start
-            for tp, need in needs.items()
-        }
-        ask = partial(standing, self._store, prefix=self._layout.prefix, topic=topic, above=above)
+        above = {tp.partition: _unsure_from(logs[tp], need) for tp, need in needs.items()}
+        ask = partial(standing, self._store, prefix=self._layout.prefix, topic=topic, above=above, last=LAST_CHUNKS)
         found = await self._patiently(ask)
         decisions: list[tuple[TopicPartition, Takeover | HaltError]] = []
         for tp, need in needs.items():
@@ -210,3 +209,14 @@ class Taking:
             else:
                 self._health.report(HEALTH_PART, None)
                 return answer
+
+
+def _unsure_from(log_now: Log, need: NeedsList) -> int:
+    """From which offset on it must be asked whether chunks are whole. Below it, only Kafka's loss could be told.
+
+    What lies below a commit of ours is whole. Where an operator has set the group back, it is asked from there on:
+    a chunk that lost its claims half-way may lie below the log's start by now.
+    """
+    if need.committed is not None:
+        return need.committed.start
+    return log_now.start if need.origin < 0 else min(log_now.start, need.origin)
