@@ -202,7 +202,7 @@ class Session:
                     self._seek(lane)
         except OutOfRange as error:
             self._seek_all()
-            return await self._out_of_range(error.partitions)
+            return await self._out_of_range(sorted(error.partitions))
         except FetchFailed as error:
             log.warning("%s", error)
             self._seek_all()

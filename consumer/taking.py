@@ -87,7 +87,7 @@ class Taking:
                 for partition in partitions:
                     if partition.topic == name:
                         yield partition, error
-        rest = [partition for partition in partitions if partition.topic in known]
+        rest = sorted(partition for partition in partitions if partition.topic in known)
         commits = await self._patiently(partial(self._offsets.fetch, rest))
         logs = await self._logs(rest, known)
         needs: dict[TopicPartition, NeedsList] = {}
