@@ -72,7 +72,9 @@ def count_claims(metadata: str) -> int | None:
 async def look(cluster: KafkaCluster, topics: tuple[str, ...], group_name: str) -> tuple[Group, list[PartitionStatus]]:
     """Ask Kafka. Raises KafkaUnavailable, TopicMissing, or HeadraceError for a refusal."""
     group = await cluster.group(group_name)
-    owners = {tp: member.client for member in group.members for tp in member.partitions}
+    # The end of a member id tells consumers of one machine apart.
+    names = {member.id: f"{member.host.lstrip('/')} {member.id[-6:]}" for member in group.members}
+    owners = {tp: names[member.id] for member in group.members for tp in member.partitions}
     found = []
     for name in topics:
         partitions = (await cluster.topic(name)).topic_partitions
