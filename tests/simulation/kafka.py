@@ -99,7 +99,8 @@ class Broker:
     def _fetch_offsets(self, request: OffsetFetchRequest) -> SimpleNamespace:
         world = self.world
         top, kind = 0, None
-        if world.chance(world.weather.coordinator_errors):
+        if world.chance(world.weather.offset_errors):
+            world.counts["offsets-refused"] += 1
             kind = world.dice.choice(("top", "rows", "absent"))
             top = world.dice.choice((14, 15, 16)) if kind == "top" else 0
         topics = []
@@ -130,6 +131,7 @@ class Wire:
         """As on a real wire: an answer, or an error after which nobody knows whether the request has arrived."""
         world, weather, dice = self._world, self._world.weather, self._world.dice
         if not isinstance(request, MEMBERSHIP) and world.chance(weather.kafka_unconnected):
+            world.counts["unconnected"] += 1
             await asyncio.sleep(dice.uniform(0.001, 0.2))
             raise NodeNotReadyError
         if isinstance(request, OffsetCommitRequest):
@@ -142,10 +144,13 @@ class Wire:
             back += dice.uniform(0, 2)
         broken: float | None = None
         if world.chance(weather.kafka_lost_request):
+            world.counts["request-lost"] += 1
             there, broken = float("inf"), dice.uniform(0, 3)
         elif world.chance(weather.kafka_lost_answer):
+            world.counts["answer-lost"] += 1
             back, broken = float("inf"), there + dice.uniform(0, 3)
         elif world.chance(weather.kafka_late_request):
+            world.counts["request-late"] += 1
             there, broken = dice.uniform(0.5, 12), dice.uniform(0, 1)
 
         def answer(response: Any) -> None:
@@ -297,8 +302,10 @@ class Consumer:
                 found[tp] = records
         if failed:
             self._well_until = world.now + 2
+            world.counts["fetch-failed"] += 1
             raise world.dice.choice((CorruptRecordException, CorruptRecordException, KafkaError))("told to")
         if bad and not found and assignment.active:
+            world.counts["out-of-range"] += 1
             raise OffsetOutOfRangeError(bad)
         return found
 

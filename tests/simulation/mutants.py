@@ -1,6 +1,6 @@
 """Deliberate mistakes, each put into the real code for the length of a `with`: the harness must find every one.
 
-DESIGN.md, section 3, names fifteen; the sixteenth was really there once (0b64627).
+DESIGN.md, section 3, names fifteen; the last two were really there once.
 """
 
 from __future__ import annotations
@@ -307,6 +307,16 @@ def takeover_drops_inherited_claims() -> Iterator[None]:
         return _wish
 
     with _wrapped(Claims, "_wish", make):
+        yield
+
+
+@mutant("below-the-log-is-whole", "claims forgotten")
+def below_the_log_is_whole() -> Iterator[None]:
+    """What lies below the log's start is taken for whole (as it was until the simulation found it)."""
+    with (
+        patch.object(consumer.taking, "_unsure_from", lambda log, need: getattr(need.committed, "start", log.start)),
+        patch.object(consumer.taking, "LAST_CHUNKS", 0),
+    ):
         yield
 
 

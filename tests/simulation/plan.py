@@ -26,6 +26,7 @@ HARM = {
     "retention": 0.7,
     "compact": 0.7,
     "exodus": 1.5,
+    "sleep through exodus": 0.5,
 }
 RESETS = {"zero": 2.0, "middle": 2.0, "delete": 1.0, "beyond": 0.5, "carried": 0.5, "remove": 2.0}
 MOMENTS = ("commit sent", "commit arrives", "commit stored", "put sent", "put landed")
@@ -50,11 +51,18 @@ class Plan:
     most_records: int = 50
     most_metadata: int = 4096
     exodus_keeps_paused: float = 0.3
+    pauses: tuple[tuple[float, float], ...] = ((0.1, 3), (3, 25))
     exodus_rest: float = 0.0
     """Seconds until somebody comes again."""
 
 
-def draw(dice: random.Random, profile: str = "any") -> Plan:
+def profile_of(seed: int) -> str:
+    """Every second schedule is of any kind, the others are directed ones in turn."""
+    directed = list(PROFILES)[1:]
+    return directed[seed // 2 % len(directed)] if seed % 2 else "any"
+
+
+def draw(dice: random.Random, profile: str) -> Plan:
     """A schedule out of the dice; a profile makes what it is named after more likely."""
     chunk_bytes = dice.choice((600, 1500, 4000))
     settings = {
@@ -103,6 +111,7 @@ def _weather(dice: random.Random) -> Weather:
         kafka_late_request=now_and_then(0.04),
         kafka_unconnected=now_and_then(0.1),
         coordinator_errors=now_and_then(0.15),
+        offset_errors=now_and_then(0.3),
         cluster_errors=now_and_then(0.2),
         fetch_errors=now_and_then(0.05),
         s3_slow=now_and_then(0.5),
@@ -145,7 +154,8 @@ def _repairs(plan: Plan, dice: random.Random) -> None:
 
 def _zombies(plan: Plan, dice: random.Random) -> None:
     """Paused members wake up to an empty group whose offsets were moved."""
-    plan.harm = {"exodus": 2.0, "trap pause": 2.0, "pause": 2.0}
+    plan.harm = {"exodus": 0.5, "sleep through exodus": 3.0}
+    plan.pauses = ((2.5, 6),)
     plan.resets = {"remove": 2.0, "zero": 1.0}
     plan.exodus_keeps_paused = 1.0
     plan.exodus_rest = dice.uniform(4, 12)
@@ -181,7 +191,8 @@ def _same_generation(plan: Plan, dice: random.Random) -> None:
     plan.workers = dice.choice((2, 3))
     plan.partitions = 3
     plan.weather.s3_late = 0.4
-    plan.weather.coordinator_errors = 0.3
+    plan.weather.coordinator_errors = 0.05
+    plan.weather.offset_errors = 0.7
     plan.settings |= {"upload_timeout_seconds": 6.0, "session_timeout_seconds": 5.0}
 
 
@@ -194,6 +205,20 @@ def _takeovers(plan: Plan, dice: random.Random) -> None:
     plan.settings |= {"upload_timeout_seconds": 6.0, "max_claims": 8, "chunk_max_seconds": 0.3}
 
 
+def _claims_forgotten(plan: Plan, dice: random.Random) -> None:
+    """A chunk stands in S3 in part, a reset drops its claim, and the log's start passes it."""
+    plan.harm = {"trap kill": 3.0, "exodus": 2.0, "retention": 2.0}
+    plan.resets = {"zero": 1.0, "middle": 1.0, "beyond": 1.0, "delete": 1.0}
+    plan.actions = dice.randrange(4, 10)
+    plan.weather.s3_never = 0.3
+    plan.settings |= {
+        "object_path": "dt=%Y-%m-%d/hour=%H",
+        "upload_timeout_seconds": 1.5,
+        "session_timeout_seconds": 2.0,
+        "max_claims": 8,
+    }
+
+
 PROFILES: dict[str, Callable[[Plan, random.Random], None]] = {
     "any": _any,
     "answers lost": _answers_lost,
@@ -203,5 +228,6 @@ PROFILES: dict[str, Callable[[Plan, random.Random], None]] = {
     "erosion": _erosion,
     "same generation": _same_generation,
     "takeovers": _takeovers,
+    "claims forgotten": _claims_forgotten,
 }
 """Directed schedules, for mistakes that random ones meet too seldom."""

@@ -24,7 +24,7 @@ from tests.simulation import kafka, store
 from tests.simulation.group import GroupCoordinator, GroupState
 from tests.simulation.logs import Log
 from tests.simulation.oracle import Oracle, WatchedBudget
-from tests.simulation.plan import MOMENTS, Plan, draw
+from tests.simulation.plan import MOMENTS, Plan, draw, profile_of
 from tests.simulation.virtual import OWNER, Process, Stuck, VirtualLoop
 from tests.simulation.world import Tally, Trap, Weather, World
 
@@ -162,7 +162,7 @@ class Run:
 
     def _spring(self, trap: Trap, process: Process) -> None:
         assert isinstance(process, Archive)
-        self.world.say("trap", f"{trap.moment}: {trap.harm} {process.name}")
+        self.world.say("trap", f"sprung at {trap.moment}: {trap.harm} {process.name}")
         self._harm(trap.harm, process)
 
     def _harm(self, harm: str, process: Archive) -> None:
@@ -171,7 +171,7 @@ class Run:
             self.kill(process)
             self.world.later(dice.uniform(0.05, 4), self._again)
         elif harm == "pause":
-            self.pause(process, dice.choice((dice.uniform(0.1, 3), dice.uniform(3, 25))))
+            self.pause(process, dice.uniform(*dice.choice(self.plan.pauses)))
         else:
             self.terminate(process)
             self.world.later(dice.uniform(0.05, 8), self._again)
@@ -270,6 +270,13 @@ class Run:
                 self._compact()
             case "exodus":
                 await self._exodus()
+            case "sleep through exodus":
+                world.traps.append(Trap(dice.choice(("put sent", "put landed")), 0, "pause"))
+                for _ in range(30):
+                    if any(process.stopped and not process.dead for process in self.archives):
+                        await self._exodus()
+                        break
+                    await asyncio.sleep(0.1)
             case _:
                 raise AssertionError(action)
 
@@ -450,8 +457,12 @@ def _logging(world: World) -> Iterator[None]:
         root.setLevel(level)
 
 
-def simulate(seed: int, *, profile: str = "any", tracing: bool = False) -> Tally:
-    """Run the seed's schedule. The same seed gives the same run, step by step."""
+def simulate(seed: int, *, profile: str = "", tracing: bool = False) -> Tally:
+    """Run the seed's schedule. The same seed gives the same run, step by step, in any process.
+
+    `profile`: another kind of schedule than the seed's own.
+    """
+    profile = profile or profile_of(seed)
     world = World(seed, tracing=tracing)
     loop = world.loop
     loop.set_exception_handler(partial(_unhandled, world))
@@ -474,7 +485,7 @@ def simulate(seed: int, *, profile: str = "any", tracing: bool = False) -> Tally
         if run is not None:
             _dispose(run)
         loop.close()
-    return Tally(seed, world.violation, loop.now, loop.steps, world.counts, world.trace)
+    return Tally(seed, profile, world.violation, loop.now, loop.steps, world.counts, world.trace)
 
 
 def _unhandled(world: World, _loop: Any, context: dict[str, Any]) -> None:

@@ -39,6 +39,7 @@ class Flight:
     process: Process
     lands: float | None = None
     timer: asyncio.TimerHandle | None = None
+    given_up: bool = False
 
 
 @dataclass
@@ -62,6 +63,7 @@ class Bucket:
         """Its writer does not wait any more: it may still land, but not for ever."""
         if flight not in self.flights:
             return
+        flight.given_up = True
         latest = self.world.now + self.upload_timeout
         assert flight.timer is not None
         assert flight.lands is not None
@@ -80,6 +82,8 @@ class Bucket:
 
     def _land(self, flight: Flight) -> None:
         del self.flights[flight]
+        if flight.given_up:
+            self.world.counts["landed-after-death" if flight.process.dead else "landed-late"] += 1
         self.world.say(flight.process.name, f"landed {flight.key.rpartition('/')[2]}")
         self.on_landing(flight.key, flight.stored, flight.process)
         self.objects[flight.key] = flight.stored
@@ -120,14 +124,17 @@ class Store:
         deadline = self._bucket.upload_timeout
         quick = dice.uniform(0.002, weather.s3_latency)
         if weather.s3_down or world.chance(weather.s3_unavailable):
+            world.counts["put-refused"] += 1
             await asyncio.sleep(quick)
             raise S3Unavailable("503 SlowDown")
         if weather.s3_forbidden:
             await asyncio.sleep(quick)
             raise S3Refused("403 AccessDenied")
         if world.chance(weather.s3_never):
+            world.counts["put-unanswered"] += 1
             await self._silence()
         if world.chance(weather.s3_late):
+            world.counts["put-late"] += 1
             self._bucket.take_off(flight, dice.uniform(quick, 2 * deadline))
             await asyncio.sleep(dice.choice((quick, dice.uniform(quick, deadline), 1.05 * deadline)))
             await self._silence(at_once=True)
@@ -136,6 +143,7 @@ class Store:
         lands = dice.uniform(0, quick)
         self._bucket.take_off(flight, lands)
         if world.chance(weather.s3_lost_answer):
+            world.counts["put-answer-lost"] += 1
             await asyncio.sleep(lands + dice.choice((quick, 1.05 * deadline)))
             await self._silence(at_once=True)
         await asyncio.sleep(quick)

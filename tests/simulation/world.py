@@ -27,6 +27,7 @@ class Weather:
     kafka_late_request: float = 0.0
     kafka_unconnected: float = 0.0
     coordinator_errors: float = 0.0
+    offset_errors: float = 0.0
     cluster_errors: float = 0.0
     fetch_errors: float = 0.0
     metadata_too_large: float = 0.0
@@ -108,6 +109,7 @@ class Tally:
     """How the run went, for reports."""
 
     seed: int
+    profile: str
     violation: str | None
     seconds: float
     steps: int
