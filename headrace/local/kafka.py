@@ -7,7 +7,6 @@ import contextlib
 import logging
 import socket
 import subprocess
-import time
 import uuid
 from base64 import urlsafe_b64encode
 from typing import TYPE_CHECKING, Final
@@ -16,15 +15,14 @@ from headrace.errors import HeadraceError
 from headrace.local import jars
 from headrace.local.java import find_java
 from headrace.local.ports import LOOPBACK, free_ports, require_free
-from headrace.local.process import Child, last_lines
+from headrace.local.process import Child
 from headrace.local.progress import Progress, Silent
+from headrace.local.server import READY_SECONDS, Server
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-READY_SECONDS: Final = 60.0
-STOP_SECONDS: Final = 15.0
 
 # C1 alone and the serial collector start fastest and stay smallest on a machine that is shared with everything else.
 _JVM: Final = ("-Xms64m", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto")
@@ -65,11 +63,10 @@ rootLogger.appenderRef.out.ref = OUT
 """
 
 
-class Kafka:
-    """A Kafka of our own: its data stays in `data`, its ports stay the same over restarts.
+class Kafka(Server):
+    """A Kafka of our own, one node."""
 
-    Not for use from two threads at a time. Methods block; from async code call them by `asyncio.to_thread`.
-    """
+    name = "Kafka"
 
     def __init__(
         self,
@@ -82,35 +79,18 @@ class Kafka:
         progress: Progress | None = None,
     ) -> None:
         """`properties` overrules server properties; ports that are not given are free ones."""
-        self.data = data.absolute()
+        super().__init__(data.absolute(), log or data.absolute() / "kafka.log")
         spare = free_ports(2, but=frozenset({port or 0, controller_port or 0}))
         self.port = port or spare[0]
         self.controller_port = controller_port or spare[1]
-        self.log = log or self.data / "kafka.log"
         self._properties = dict(properties or {})
         self._progress = progress or Silent()
-        self._child: Child | None = None
         self._class_path: str | None = None
 
     @property
     def bootstrap(self) -> str:
         """host:port, for KAFKA_BOOTSTRAP_SERVERS."""
         return f"{LOOPBACK}:{self.port}"
-
-    @property
-    def child(self) -> Child:
-        """The running process. Only after `spawn`."""
-        assert self._child is not None, "Kafka was not started"
-        return self._child
-
-    @property
-    def running(self) -> bool:
-        return self._child is not None and self._child.running
-
-    def start(self) -> None:
-        """Fetch what is missing, start, and wait until it answers clients. Raises HeadraceError."""
-        self.spawn()
-        self.wait_ready()
 
     def spawn(self) -> None:
         """Start without waiting."""
@@ -134,31 +114,9 @@ class Kafka:
             self._format(command, config)
         self._child = Child("Kafka", [*command, "kafka.Kafka", str(config)], log=self.log, cwd=self.data)
 
-    def wait_ready(self, timeout: float = READY_SECONDS) -> None:
-        """Until it answers a client's Metadata request with itself as a live broker. On failure it is ended."""
-        end = time.monotonic() + timeout
-        while not answers(LOOPBACK, self.port):
-            if not self.running:
-                raise self._failed(f"ended with code {self.child.exit_code} instead of coming up")
-            if time.monotonic() > end:
-                self.kill()
-                raise self._failed(f"did not answer within {timeout:.0f} s")
-            time.sleep(0.05)
-
-    def stop(self, timeout: float = STOP_SECONDS) -> None:
-        """Stop it in order; after `timeout` seconds the hard way."""
-        if self._child is not None:
-            self._child.stop(timeout)
-
-    def kill(self) -> None:
-        """SIGKILL it; returns when it is gone."""
-        if self._child is not None:
-            self._child.kill()
-
-    def restart(self) -> None:
-        """Stop, and start again with the same data and ports."""
-        self.stop()
-        self.start()
+    def answers(self) -> bool:
+        """Whether it answers a client's Metadata request with itself as a live broker."""
+        return answers(LOOPBACK, self.port)
 
     def tool(self, main_class: str, *arguments: str, timeout: float = 60) -> str:
         """Run one of Kafka's own command-line tools, e.g. org.apache.kafka.tools.consumer.group.ConsumerGroupCommand.
@@ -195,12 +153,6 @@ class Kafka:
         if not child.wait(READY_SECONDS) or child.exit_code != 0:
             child.kill()
             raise HeadraceError(f"Kafka could not prepare {self.data}. The end of {self.log}:\n{child.last_lines()}")
-
-    def _failed(self, what: str) -> HeadraceError:
-        tail = self.child.last_lines() or last_lines(self.log, 15)
-        if "No space left on device" in tail:
-            what += ": the disk is full"
-        return HeadraceError(f"Kafka {what}. The end of its log ({self.log}):\n{tail}")
 
 
 def run_tool(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -13,6 +12,7 @@ from headrace.errors import HeadraceError
 from headrace.local import jars
 from headrace.local.ports import LOOPBACK, TWIN, free_ports, is_free, require_free
 from headrace.local.process import Child
+from headrace.local.server import Server
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,16 +21,13 @@ ACCESS_KEY: Final = "headrace"
 SECRET_KEY: Final = "headrace-local-only"  # noqa: S105 - a server on loopback, for trying and for tests
 REGION: Final = "us-east-1"
 BUCKET: Final = "headrace"
-READY_SECONDS: Final = 30.0
-STOP_SECONDS: Final = 15.0
 _HIGHEST_PORT: Final = 65_535 - TWIN
 
 
-class S3:
-    """An S3 server of our own: its data stays in `data`, its ports stay the same over restarts.
+class S3(Server):
+    """An S3 server of our own, with one bucket."""
 
-    Not for use from two threads at a time. Methods block; from async code call them by `asyncio.to_thread`.
-    """
+    name = "The S3 server"
 
     def __init__(self, data: Path, *, port: int | None = None, bucket: str = BUCKET, log: Path | None = None) -> None:
         if port is not None and port > _HIGHEST_PORT:
@@ -38,7 +35,7 @@ class S3:
                 f"The S3 server can't use port {port}: it also needs that number plus {TWIN}. "
                 f"Choose one below {_HIGHEST_PORT + 1}."
             )
-        self.data = data.absolute()
+        super().__init__(data.absolute(), log or data.absolute() / "s3.log")
         spare = free_ports(5, twins=True, but=frozenset({port or 0}))
         self.port = port or spare[0]
         self._inner_ports = spare[1:]
@@ -46,8 +43,6 @@ class S3:
         self.access_key = ACCESS_KEY
         self.secret_key = SECRET_KEY
         self.region = REGION
-        self.log = log or self.data / "s3.log"
-        self._child: Child | None = None
 
     @property
     def endpoint(self) -> str:
@@ -64,21 +59,6 @@ class S3:
             "AWS_REGION": self.region,
             "S3_BUCKET": self.bucket,
         }
-
-    @property
-    def child(self) -> Child:
-        """The running process. Only after `spawn`."""
-        assert self._child is not None, "the S3 server was not started"
-        return self._child
-
-    @property
-    def running(self) -> bool:
-        return self._child is not None and self._child.running
-
-    def start(self) -> None:
-        """Start, and wait until it answers signed requests. Raises HeadraceError."""
-        self.spawn()
-        self.wait_ready()
 
     def spawn(self) -> None:
         """Start without waiting."""
@@ -122,34 +102,9 @@ class S3:
         }
         self._child = Child("S3", command, log=self.log, cwd=self.data, env=env)
 
-    def wait_ready(self, timeout: float = READY_SECONDS) -> None:
-        """Until the bucket answers a signed request. On failure the server is ended."""
-        end = time.monotonic() + timeout
-        while not answers(self.endpoint, self.bucket, self.access_key, self.secret_key):
-            if not self.running:
-                raise self._failed(f"ended with code {self.child.exit_code} instead of coming up")
-            if time.monotonic() > end:
-                self.kill()
-                raise self._failed(f"did not answer within {timeout:.0f} s")
-            time.sleep(0.05)
-
-    def stop(self, timeout: float = STOP_SECONDS) -> None:
-        """Stop it in order; after `timeout` seconds the hard way."""
-        if self._child is not None:
-            self._child.stop(timeout)
-
-    def kill(self) -> None:
-        """SIGKILL it; returns when it is gone."""
-        if self._child is not None:
-            self._child.kill()
-
-    def restart(self) -> None:
-        """Stop, and start again with the same data and the same address."""
-        self.stop()
-        self.start()
-
-    def _failed(self, what: str) -> HeadraceError:
-        return HeadraceError(f"The S3 server {what}. The end of its log ({self.log}):\n{self.child.last_lines()}")
+    def answers(self) -> bool:
+        """Whether the bucket answers a signed request."""
+        return answers(self.endpoint, self.bucket, self.access_key, self.secret_key)
 
 
 def find_weed() -> str:

@@ -1,0 +1,87 @@
+"""What a Kafka and an S3 server of our own have in common: one process, a folder, a log, and when it is ready."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Final
+
+from headrace.errors import HeadraceError
+from headrace.local.process import last_lines
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from headrace.local.process import Child
+
+READY_SECONDS: Final = 60.0
+STOP_SECONDS: Final = 15.0
+
+
+class Server(ABC):
+    """A server of our own: its data stays in `data`, its ports stay the same over restarts.
+
+    Not for use from two threads at a time. Methods block; from async code call them by `asyncio.to_thread`.
+    """
+
+    name: str
+
+    def __init__(self, data: Path, log: Path) -> None:
+        self.data = data
+        self.log = log
+        self._child: Child | None = None
+
+    @abstractmethod
+    def spawn(self) -> None:
+        """Start without waiting. Raises HeadraceError."""
+
+    @abstractmethod
+    def answers(self) -> bool:
+        """Whether it serves clients; an open port alone does not count."""
+
+    @property
+    def child(self) -> Child:
+        """The running process. Only after `spawn`."""
+        assert self._child is not None, f"{self.name} was not started"
+        return self._child
+
+    @property
+    def running(self) -> bool:
+        return self._child is not None and self._child.running
+
+    def start(self) -> None:
+        """Fetch what is missing, start, and wait until it answers clients. Raises HeadraceError."""
+        self.spawn()
+        self.wait_ready()
+
+    def wait_ready(self, timeout: float = READY_SECONDS) -> None:
+        """Until it answers clients. On failure it is ended. Raises HeadraceError with the end of its log."""
+        end = time.monotonic() + timeout
+        while not self.answers():
+            if not self.running:
+                raise self._failed(f"ended with code {self.child.exit_code} instead of coming up")
+            if time.monotonic() > end:
+                self.kill()
+                raise self._failed(f"did not answer within {timeout:.0f} s")
+            time.sleep(0.05)
+
+    def stop(self, timeout: float = STOP_SECONDS) -> None:
+        """Stop it in order; after `timeout` seconds the hard way."""
+        if self._child is not None:
+            self._child.stop(timeout)
+
+    def kill(self) -> None:
+        """SIGKILL it; returns when it is gone."""
+        if self._child is not None:
+            self._child.kill()
+
+    def restart(self) -> None:
+        """Stop, and start again with the same data and ports."""
+        self.stop()
+        self.start()
+
+    def _failed(self, what: str) -> HeadraceError:
+        tail = self.child.last_lines() or last_lines(self.log, 15)
+        if "No space left on device" in tail:
+            what += ": the disk is full"
+        return HeadraceError(f"{self.name} {what}. The end of its log ({self.log}):\n{tail}")
