@@ -168,14 +168,16 @@ def drop_claims(yes: bool) -> None:
     """Drop the group's claims, keeping its offsets. No consumer of the group may run.
 
     For a group whose former layout or version can't be started any more. Nothing is lost or doubled by it: the next
-    owner waits until no upload of a former one can land (twice UPLOAD_TIMEOUT_SECONDS), looks into S3 for what is
+    owner waits until no upload of a former one can land (three times UPLOAD_TIMEOUT_SECONDS), looks into S3 for what is
     stored above the offset, and archives only what is missing.
     """
+    from consumer.taking import QUIET_DEADLINES
+
     settings = load(ConsumerSettings)
     if not yes:
         click.confirm(f"Drop the claims of group {settings.kafka_group}?", abort=True)
     count = asyncio.run(_drop(settings))
-    wait = 2 * settings.upload_timeout_seconds
+    wait = QUIET_DEADLINES * settings.upload_timeout_seconds
     click.echo(f"Dropped the claims of {count} partitions. The next consumer waits {wait:g} s, then looks into S3.")
 
 

@@ -59,7 +59,7 @@ class Takeover:
 
 @dataclass(frozen=True, slots=True)
 class NeedsList:
-    """Only S3 can tell. `quiet`: first wait until no PUT of a former owner can land any more (two upload deadlines)."""
+    """Only S3 can tell. `quiet`: first wait until no PUT of a former owner can land any more (consumer/taking)."""
 
     why: str
     quiet: bool

@@ -32,6 +32,10 @@ log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 Bounds = dict["TopicPartition", tuple[int, int]]
 
+QUIET_DEADLINES: Final = 3
+"""A quiet period in upload deadlines: an attempt starts within one of its member's last heartbeat, lasts another
+at most, and lands within a third after it was given up. The member may be gone for no longer than a session's timeout.
+"""
 QUIET_MARGIN_SECONDS: Final = 1.0
 PAUSES_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 LAST_CHUNKS: Final = 128
@@ -69,7 +73,7 @@ class Taking:
         self._offsets = offsets
         self._layout = layout
         self._group = group
-        self._quiet_seconds = 2 * upload_timeout_seconds + QUIET_MARGIN_SECONDS
+        self._quiet_seconds = QUIET_DEADLINES * upload_timeout_seconds + QUIET_MARGIN_SECONDS
         self._health = health
 
     async def take(
