@@ -143,7 +143,7 @@ class Wire:
             there += dice.uniform(0, 2)
             back += dice.uniform(0, 2)
         broken: float | None = None
-        if world.chance(weather.kafka_lost_request):
+        if self._process.cut or world.chance(weather.kafka_lost_request):
             world.counts["request-lost"] += 1
             there, broken = float("inf"), dice.uniform(0, 3)
         elif world.chance(weather.kafka_lost_answer):
@@ -169,7 +169,7 @@ class Wire:
 
     async def coordinator_lookup(self, _kind: Any, _key: str) -> int:
         await asyncio.sleep(self._world.dice.uniform(0.001, 0.01))
-        if self._world.chance(self._world.weather.coordinator_errors):
+        if self._process.cut or self._world.chance(self._world.weather.coordinator_errors):
             raise KafkaConnectionError("no coordinator")
         return 1
 
@@ -210,6 +210,7 @@ class Consumer:
         self._options = options
         self._subscription = SubscriptionState()
         self._subscription.register_fetch_waiters([])
+        self._process = process
         self._client = Wire(broker, process)
         self._closed = False
         self._well_until = 0.0
@@ -217,7 +218,7 @@ class Consumer:
 
     async def start(self) -> None:
         await asyncio.sleep(self._world.dice.uniform(0.001, 0.02))
-        if self._world.chance(self._world.weather.cluster_errors):
+        if self._process.cut or self._world.chance(self._world.weather.cluster_errors):
             raise KafkaConnectionError("no broker answers")
         options = self._options
         self._coordinator = ClientCoordinator(
@@ -286,7 +287,7 @@ class Consumer:
                 bad[tp] = state.position
             else:
                 read[tp] = (state.position, *log.read(state.position, broker.most_records))
-        if not bad and not any(position != after for position, _, after in read.values()):
+        if self._process.cut or (not bad and not any(position != after for position, _, after in read.values())):
             return {}
         await asyncio.sleep(world.dice.uniform(0.001, 0.03))
         failed = world.now > self._well_until and world.chance(world.weather.fetch_errors)
@@ -313,13 +314,14 @@ class Consumer:
 class Cluster:
     """headrace.kafka.KafkaCluster on the broker's memory."""
 
-    def __init__(self, broker: Broker) -> None:
+    def __init__(self, broker: Broker, process: Process) -> None:
         self._broker = broker
+        self._process = process
         self._world = broker.world
 
     async def _answer(self) -> None:
         await asyncio.sleep(self._world.dice.uniform(0.001, 0.01))
-        if self._world.chance(self._world.weather.cluster_errors):
+        if self._process.cut or self._world.chance(self._world.weather.cluster_errors):
             raise KafkaUnavailable("Kafka does not answer")
 
     async def topic(self, name: str) -> Topic:
@@ -347,7 +349,7 @@ class Cluster:
 
 
 @contextlib.asynccontextmanager
-async def open_cluster(broker: Broker) -> AsyncIterator[Any]:
-    if broker.world.chance(broker.world.weather.cluster_errors):
+async def open_cluster(broker: Broker, process: Process) -> AsyncIterator[Any]:
+    if process.cut or broker.world.chance(broker.world.weather.cluster_errors):
         raise KafkaUnavailable("Kafka does not answer")
-    yield Cluster(broker)
+    yield Cluster(broker, process)

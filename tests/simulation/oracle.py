@@ -165,7 +165,8 @@ class Oracle:
     def whole(self) -> str | None:
         """None when everything is stored and committed; else what is missing."""
         for number, truth in self.truths.items():
-            if truth.committed != truth.log.end:
+            by_operator = truth.floor < 0 and any(offset >= truth.origin for offset in truth.missing)
+            if truth.committed != truth.log.end or by_operator:
                 return f"partition {number} is committed at {truth.committed}, the log ends at {truth.log.end}"
         return None
 

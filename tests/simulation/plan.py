@@ -27,6 +27,8 @@ HARM = {
     "compact": 0.7,
     "exodus": 1.5,
     "sleep through exodus": 0.5,
+    "cut off": 1.0,
+    "be cut off at exodus": 0.5,
 }
 RESETS = {"zero": 2.0, "middle": 2.0, "delete": 1.0, "beyond": 0.5, "carried": 0.5, "remove": 2.0}
 MOMENTS = ("commit sent", "commit arrives", "commit stored", "put sent", "put landed")
@@ -52,6 +54,7 @@ class Plan:
     most_metadata: int = 4096
     exodus_keeps_paused: float = 0.3
     pauses: tuple[tuple[float, float], ...] = ((0.1, 3), (3, 25))
+    uploads_wait_when_cut: bool = False
     exodus_rest: float = 0.0
     """Seconds until somebody comes again."""
 
@@ -219,6 +222,27 @@ def _claims_forgotten(plan: Plan, dice: random.Random) -> None:
     }
 
 
+def _cut_off(plan: Plan, dice: random.Random) -> None:
+    """Who can't reach Kafka goes on uploading for a while, whatever becomes of the group."""
+    plan.harm = {"be cut off at exodus": 1.0}
+    plan.resets = {"zero": 1.0, "delete": 1.0}
+    plan.pauses = ((15, 30),)
+    plan.exodus_keeps_paused = 1.0
+    plan.exodus_rest = 0.0
+    plan.uploads_wait_when_cut = True
+    plan.workers = plan.partitions = plan.actions = 1
+    plan.seconds = 35
+    plan.weather.s3_late = 0.0
+    # With one claim at a time nothing is left to commit meanwhile, which would end the session.
+    plan.settings |= {
+        "upload_timeout_seconds": 6.0,
+        "session_timeout_seconds": 2.0,
+        "max_claims": 1,
+        "chunk_max_seconds": 0.3,
+        "chunk_max_records": 40,
+    }
+
+
 PROFILES: dict[str, Callable[[Plan, random.Random], None]] = {
     "any": _any,
     "answers lost": _answers_lost,
@@ -229,5 +253,6 @@ PROFILES: dict[str, Callable[[Plan, random.Random], None]] = {
     "same generation": _same_generation,
     "takeovers": _takeovers,
     "claims forgotten": _claims_forgotten,
+    "cut off": _cut_off,
 }
 """Directed schedules, for mistakes that random ones meet too seldom."""

@@ -115,7 +115,7 @@ class Run:
         self.archives.append(process)
         edges = Edges(
             open_store=lambda settings, **_: store.open_store(self.bucket, process, settings.max_workers),
-            open_cluster=lambda _: kafka.open_cluster(self.broker),
+            open_cluster=lambda _: kafka.open_cluster(self.broker, process),
             new_consumer=partial(self._consumer, process),
             clock=world.loop.time,
         )
@@ -151,6 +151,20 @@ class Run:
         process.stopped = True
         self.world.later(seconds, self.resume, process)
 
+    def cut_off(self, process: Archive, seconds: float) -> None:
+        self.world.say(process.name, f"cut-off {seconds:.1f}")
+        process.cut = True
+        self.world.later(seconds, self.reconnect, process)
+        if self.plan.uploads_wait_when_cut:
+            weather, stalled = self.world.weather, self.world.dice.uniform(3, 5.8)
+            weather.s3_stalled_until = self.world.now + stalled
+            weather.s3_silent = True
+            self.world.later(stalled - 0.01, partial(setattr, weather, "s3_late", 1.0))
+            self.world.later(stalled + 2, partial(setattr, weather, "s3_late", weather.s3_late))
+
+    def reconnect(self, process: Archive) -> None:
+        process.cut = False
+
     def resume(self, process: Archive) -> None:
         if process.stopped and not process.dead:
             self.world.say(process.name, "resumed")
@@ -170,6 +184,8 @@ class Run:
         if harm == "kill":
             self.kill(process)
             self.world.later(dice.uniform(0.05, 4), self._again)
+        elif harm == "cut off":
+            self.cut_off(process, dice.uniform(*dice.choice(self.plan.pauses)))
         elif harm == "pause":
             self.pause(process, dice.uniform(*dice.choice(self.plan.pauses)))
         else:
@@ -243,10 +259,10 @@ class Run:
     async def _act(self, action: str) -> None:
         world, dice, running = self.world, self.world.dice, self.running()
         match action:
-            case "kill" | "pause" | "terminate":
+            case "kill" | "pause" | "terminate" | "cut off":
                 if running:
                     self._harm(action, dice.choice(running))
-            case "trap kill" | "trap pause":
+            case "trap kill" | "trap pause" | "trap cut off":
                 world.traps.append(Trap(dice.choice(MOMENTS), dice.randrange(6), action.partition(" ")[2]))
             case "join":
                 self._again()
@@ -270,10 +286,11 @@ class Run:
                 self._compact()
             case "exodus":
                 await self._exodus()
-            case "sleep through exodus":
-                world.traps.append(Trap(dice.choice(("put sent", "put landed")), 0, "pause"))
+            case "sleep through exodus" | "be cut off at exodus":
+                harm = "pause" if action.startswith("sleep") else "cut off"
+                world.traps.append(Trap(dice.choice(("put sent", "put landed")), 0, harm))
                 for _ in range(30):
-                    if any(process.stopped and not process.dead for process in self.archives):
+                    if any((process.stopped or process.cut) and not process.dead for process in self.archives):
                         await self._exodus()
                         break
                     await asyncio.sleep(0.1)
@@ -303,7 +320,8 @@ class Run:
         """All leave; while the group is empty, an operator moves its offsets; then somebody comes again."""
         dice = self.world.dice
         for process in self.archives:
-            if process.ended or (process.stopped and dice.random() < self.plan.exodus_keeps_paused):
+            absent = process.stopped or process.cut
+            if process.ended or (absent and dice.random() < self.plan.exodus_keeps_paused):
                 continue
             if process.stopped or dice.random() < 0.5:
                 self.kill(process)
@@ -360,6 +378,7 @@ class Run:
             log.open.clear()
         self.broker.grown()
         for process in self.archives:
+            self.reconnect(process)
             self.resume(process)
 
     async def go(self) -> None:

@@ -123,6 +123,9 @@ class Store:
         world, weather, dice = self._world, self._world.weather, self._world.dice
         deadline = self._bucket.upload_timeout
         quick = dice.uniform(0.002, weather.s3_latency)
+        if weather.s3_stalled_until > world.now:
+            await asyncio.sleep(weather.s3_stalled_until - world.now)
+            raise S3Unavailable("503 SlowDown")
         if weather.s3_down or world.chance(weather.s3_unavailable):
             world.counts["put-refused"] += 1
             await asyncio.sleep(quick)
@@ -135,8 +138,12 @@ class Store:
             await self._silence()
         if world.chance(weather.s3_late):
             world.counts["put-late"] += 1
-            self._bucket.take_off(flight, dice.uniform(quick, 2 * deadline))
-            await asyncio.sleep(dice.choice((quick, dice.uniform(quick, deadline), 1.05 * deadline)))
+            latest = 2 * deadline
+            self._bucket.take_off(flight, dice.choice((dice.uniform(quick, latest), latest - dice.uniform(0, 0.5))))
+            answers = (
+                (1.05 * deadline,) if weather.s3_silent else (quick, dice.uniform(quick, deadline), 1.05 * deadline)
+            )
+            await asyncio.sleep(dice.choice(answers))
             await self._silence(at_once=True)
         if world.chance(weather.s3_slow):
             quick += dice.uniform(0, 0.9 * deadline)

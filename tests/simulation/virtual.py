@@ -28,6 +28,8 @@ class Process:
     name: str
     stopped: bool = False
     dead: bool = False
+    cut: bool = False
+    """Kafka can't be reached from it, while S3 can."""
     aside: list[asyncio.Handle] = field(default_factory=list)
 
     @property

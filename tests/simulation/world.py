@@ -35,6 +35,8 @@ class Weather:
     s3_lost_answer: float = 0.0
     s3_unavailable: float = 0.0
     s3_late: float = 0.0
+    s3_silent: bool = False
+    s3_stalled_until: float = 0.0
     s3_never: float = 0.0
     s3_read_errors: float = 0.0
     s3_latency: float = 0.05
