@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup up test unit check format lock coverage bench clean
+.PHONY: help setup up test unit check format lock coverage bench clean simulate
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1mmake %-10s\033[0m %s\n", $$1, $$2}'
@@ -36,6 +36,10 @@ test: setup ## every test, on a real Kafka and a real S3 server that the tests s
 
 unit: setup ## the tests that need no server
 	$(BIN)/python -m pytest tests/unit tests/simulation
+
+SEEDS ?= 20000
+simulate: setup ## simulated schedules of the archiver: SEEDS=1000000, or from-to (the tests run the first 2,000)
+	$(BIN)/python -m tests.simulation $(if $(findstring -,$(SEEDS)),$(SEEDS),0-$(SEEDS))
 
 check: setup ## format, lint, types
 	$(BIN)/ruff format --check .

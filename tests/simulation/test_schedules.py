@@ -1,6 +1,6 @@
 """Schedules of kills, pauses, rebalances, lost answers, late uploads, resets and retention: every promise holds.
 
-A failing seed replays exactly: `python -m tests.simulation SEED --trace`. A million: `make simulate SEEDS=0-1000000`.
+A failing seed replays exactly: `python -m tests.simulation SEED --trace`. A million: `make simulate SEEDS=1000000`.
 """
 
 from __future__ import annotations
