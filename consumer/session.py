@@ -173,6 +173,8 @@ class Session:
         """The lane does not fit the log any more: begin it anew from what is committed."""
         self._source.pause([partition])
         async with self._commit_lock:
+            if partition not in self._dispatcher.lanes:
+                return  # a second fetch met the same while a commit was under way
             self._dispatcher.remove(partition)
         await self._take_over([partition])
 
