@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 READY_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 15.0
+RESTARTS: Final = 4
 
 
 class Server(ABC):
@@ -76,8 +77,19 @@ class Server(ABC):
             self._child.kill()
 
     def restart(self) -> None:
-        """Stop, and start again with the same data and ports."""
+        """Stop, and start again with the same data and ports.
+
+        While it is down, its port may go for a moment to an outgoing connection of somebody else's: so it tries again.
+        """
         self.stop()
+        for _ in range(RESTARTS - 1):
+            try:
+                self.start()
+            except HeadraceError:
+                self.kill()
+                time.sleep(1)
+            else:
+                return
         self.start()
 
     def _failed(self, what: str) -> HeadraceError:
