@@ -34,16 +34,7 @@ def s3() -> Iterator[services.S3Service]:
 @pytest.fixture(scope="session")
 def service_env(kafka: services.KafkaService, s3: services.S3Service) -> dict[str, str]:
     """The environment of a child that is to use the shared Kafka and S3. Copy it before changing it."""
-    return services.subprocess_environment(
-        kafka.bootstrap,
-        {
-            "AWS_ENDPOINT_URL_S3": s3.endpoint,
-            "AWS_ACCESS_KEY_ID": s3.access_key,
-            "AWS_SECRET_ACCESS_KEY": s3.secret_key,
-            "AWS_REGION": s3.region,
-            "S3_BUCKET": s3.bucket,
-        },
-    )
+    return services.subprocess_environment(kafka.bootstrap, s3.environment)
 
 
 @pytest.fixture

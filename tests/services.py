@@ -34,6 +34,17 @@ class S3Service:
     source: str
     region: str = local_s3.REGION
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a client needs to know of it."""
+        return {
+            "AWS_ENDPOINT_URL_S3": self.endpoint,
+            "AWS_ACCESS_KEY_ID": self.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.secret_key,
+            "AWS_REGION": self.region,
+            "S3_BUCKET": self.bucket,
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class OwnStack:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import httpx
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
@@ -283,6 +284,25 @@ def trial(environment: Mapping[str, str], partitions: int = 3, hint: str = "t") 
                 if process.popen.poll() is None:
                     process.popen.kill()
                     process.popen.wait()
+
+
+async def metric(port: int, name: str) -> float:
+    """The sum of a metric on a MANAGEMENT_PORT, over its labels; 0 while nobody answers."""
+    async with httpx.AsyncClient() as client:
+        try:
+            text = (await client.get(f"http://127.0.0.1:{port}/metrics")).text
+        except httpx.TransportError:
+            return 0.0
+    return sum(
+        float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith((f"{name} ", f"{name}{{"))
+    )
+
+
+async def ready(port: int) -> tuple[int, str]:
+    """Status and body of /readyz on a MANAGEMENT_PORT."""
+    async with httpx.AsyncClient() as client:
+        answer = await client.get(f"http://127.0.0.1:{port}/readyz")
+    return answer.status_code, answer.text
 
 
 def values(records: Mapping[int, Sequence[StoredRecord]]) -> list[bytes | None]:

@@ -8,13 +8,12 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-import httpx
 import pytest
 from aiokafka.admin import RecordsToDelete
 
 from headrace.local.ports import free_ports
 from tests.s3_proxy import Fault, never, on_objects, s3_proxy, weather
-from tests.trial import Process, Trial, trial
+from tests.trial import Process, Trial, metric, ready, trial
 
 if TYPE_CHECKING:
     from tests.conftest import StackFactory
@@ -28,23 +27,6 @@ NewTrial = Callable[..., Trial]
 def new_trial(service_env: dict[str, str]) -> Iterator[NewTrial]:
     with ExitStack() as stack:
         yield lambda partitions=3, hint="f": stack.enter_context(trial(service_env, partitions, hint))
-
-
-async def _metric(port: int, name: str) -> float:
-    async with httpx.AsyncClient() as client:
-        try:
-            text = (await client.get(f"http://127.0.0.1:{port}/metrics")).text
-        except httpx.TransportError:
-            return 0.0
-    return sum(
-        float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith((f"{name} ", f"{name}{{"))
-    )
-
-
-async def _ready(port: int) -> tuple[int, str]:
-    async with httpx.AsyncClient() as client:
-        answer = await client.get(f"http://127.0.0.1:{port}/readyz")
-    return answer.status_code, answer.text
 
 
 async def test_s3_refusing_pauses_and_never_advances(new_trial: NewTrial) -> None:
@@ -61,13 +43,13 @@ async def test_s3_refusing_pauses_and_never_advances(new_trial: NewTrial) -> Non
 
         await it.eventually(refused)
         assert all(offset <= 0 for offset, _ in (await it.committed()).values())
-        status, text = await _ready(port)
+        status, text = await ready(port)
         assert status == 503
         assert "AccessDenied" in text
         assert "upload failed" in consumer.text
         proxy.choose = never
         await it.stored()
-        assert (await _ready(port))[0] == 200
+        assert (await ready(port))[0] == 200
     assert await it.assert_exactly_once() == 3000
 
 
@@ -111,18 +93,18 @@ async def test_memory_is_bounded_while_s3_is_away(new_trial: NewTrial) -> None:
 
         async def full() -> bool:
             return (
-                await _metric(port, "headrace_consumer_held_bytes") > budget // 4 and proxy.seen[Fault.UNAVAILABLE] > 3
+                await metric(port, "headrace_consumer_held_bytes") > budget // 4 and proxy.seen[Fault.UNAVAILABLE] > 3
             )
 
         await it.eventually(full)
-        read = await _metric(port, "headrace_consumer_records_total")
+        read = await metric(port, "headrace_consumer_records_total")
         assert read < 20_000
         # One fetch may be on its way when the budget is reached; it is bounded too.
-        assert await _metric(port, "headrace_consumer_held_bytes") < budget + 9 * 1024 * 1024
+        assert await metric(port, "headrace_consumer_held_bytes") < budget + 9 * 1024 * 1024
         proxy.choose = never
 
         async def taken() -> bool:
-            return await _metric(port, "headrace_consumer_records_total") == 20_000
+            return await metric(port, "headrace_consumer_records_total") == 20_000
 
         await it.eventually(taken, what="all records are taken after S3 is back")
         it.processes[0].terminate()
@@ -139,7 +121,7 @@ async def test_sigterm_stores_what_is_held(new_trial: NewTrial) -> None:
     consumer = it.start(CHUNK_MAX_SECONDS="3600", CHUNK_MAX_RECORDS="1000000", MANAGEMENT_PORT=str(port))
 
     async def held() -> bool:
-        return await _metric(port, "headrace_consumer_records_total") == 900
+        return await metric(port, "headrace_consumer_records_total") == 900
 
     await it.eventually(held)
     assert (await it.survey()).partitions() == {}
