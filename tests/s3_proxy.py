@@ -23,6 +23,7 @@ class Fault(Enum):
     RESET = "connection reset, nothing stored"
     LOST_REPLY = "stored, connection reset"
     STALL = "no answer, stored much later"
+    SLOW = "stored late, then answered"
 
 
 Choose = Callable[[str, str], tuple[Fault, float]]
@@ -107,6 +108,9 @@ class S3Proxy:
             await asyncio.sleep(self.stall_seconds)
             writer.transport.abort()
             return False
+        if fault is Fault.SLOW:
+            await asyncio.sleep(delay)
+            delay = 0.0
         answer = asyncio.create_task(self._forward(request, method))
         self._late.add(answer)
         answer.add_done_callback(self._late.discard)
@@ -135,6 +139,11 @@ class S3Proxy:
             return await reader.read(-1)
         finally:
             writer.close()
+
+    async def landed(self) -> None:
+        """Until nothing that anybody sent is still on its way to the store."""
+        while self._late:
+            await asyncio.wait(set(self._late))
 
 
 @contextlib.asynccontextmanager

@@ -1,0 +1,1 @@
+"""Chaos on the real stack: everything is killed, paused and cut off, under load; then nothing may be lost or twice."""

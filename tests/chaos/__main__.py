@@ -1,0 +1,54 @@
+"""Chaos on a stack of its own: everything is killed, paused and cut off under load. Prints what was done and found."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import signal
+import sys
+
+import click
+import orjson
+
+from tests.chaos.cast import tails
+from tests.chaos.plan import Kind
+from tests.chaos.run import Options, chaos
+from tests.simulation.mutants import MUTANTS
+
+
+@click.command(help=__doc__)
+@click.option("--seed", type=int, help="The plan's; the same again does the same harm. Default: another each time.")
+@click.option("--faults", default=200, help="So many at least.")
+@click.option("--minutes", default=0.0, help="Go on for so long at least.")
+@click.option("--short", is_flag=True, help="The form that the tests run: shorter waits, milder delays.")
+@click.option("--only", multiple=True, help="Only kinds of harm whose names hold this; may be given again.")
+@click.option("--mutant", type=click.Choice(list(MUTANTS)), help="Put a mistake into the consumers first.")
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+def main(
+    seed: int | None,
+    faults: int,
+    minutes: float,
+    only: tuple[str, ...],
+    mutant: str | None,
+    *,
+    short: bool,
+    as_json: bool,
+) -> None:
+    """Exit code 0: every promise was kept; 1: one was broken."""
+    seed = secrets.randbelow(10**6) if seed is None else seed
+    click.echo(f"seed {seed}", err=True)
+    kinds = frozenset(kind for kind in Kind if any(part in kind.value for part in only)) or None
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that nothing is left behind
+    options = Options(seed, faults, minutes, short, mutant, kinds, say=lambda line: click.echo(line, err=True))
+    report = asyncio.run(chaos(options))
+    click.echo(orjson.dumps(report.as_json(), option=orjson.OPT_INDENT_2) if as_json else report.as_text())
+    if report.violations:
+        from pathlib import Path
+
+        if mutant is None:
+            click.echo(tails(sorted(Path(report.logs).glob("*.log")), 4000), err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
