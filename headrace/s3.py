@@ -109,6 +109,11 @@ class S3Store:
             return None
         return content
 
+    async def delete(self, key: str) -> None:
+        """Remove one object; nothing happens where there is none. Only what made a prefix of its own may ask for it."""
+        with self._named("DELETE", key):
+            await self._client.delete_object(Bucket=self._bucket, Key=key)
+
     async def list(self, prefix: str) -> AsyncIterator[ListedObject]:
         token: dict[str, str] = {}
         while True:
