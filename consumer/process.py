@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import os
 import sys
 from typing import TYPE_CHECKING, Final
@@ -12,7 +13,7 @@ import uvloop
 
 from consumer.runner import Archiver
 from headrace.errors import HeadraceError
-from headrace.lifecycle import run_processes, stop_on_signals, stop_with_parent
+from headrace.lifecycle import either, run_processes, stop_on_signals, stop_with_parent
 from headrace.telemetry import setup_logging
 
 if TYPE_CHECKING:
@@ -21,13 +22,20 @@ if TYPE_CHECKING:
     from consumer.settings import ConsumerSettings
     from consumer.taking import Bounds
 
+log = logging.getLogger(__name__)
+
 SHOWN_EVERY_SECONDS: Final = 0.2
+ENDING_SECONDS: Final = 5.0
+"""A process that was asked to end is gone after DRAIN_SECONDS and these, whatever Kafka and S3 do."""
+LEAVING_SECONDS: Final = 3.0
+"""Of these: for leaving the group, so that the others need not wait for the session timeout."""
 
 
 def run(settings: ConsumerSettings, bounds: Bounds | None = None) -> bool:
     """Archive until SIGTERM or Ctrl-C, or until the replay of `bounds` is whole: then it returns True.
 
-    A second signal does not wait for uploads. Raises HeadraceError.
+    It ends within DRAIN_SECONDS and ENDING_SECONDS of a signal; a second one does not wait for uploads. Either way
+    nothing is lost: what isn't stored then, the next owner stores. Raises HeadraceError.
     """
     setup_logging(settings.log_level, settings.log_format)
     # Records live shortly and form no cycles: collecting among the millions of them costs a third of the time.
@@ -52,17 +60,27 @@ async def _archive(settings: ConsumerSettings, bounds: Bounds | None) -> bool:
         async with stop_with_parent(stop):
             archiver = Archiver(settings, bounds=bounds)
             archiving = asyncio.create_task(archiver.run(stop))
-            hurrying = asyncio.create_task(hurry.wait())
-            showing = asyncio.create_task(_show_progress(archiver, bounds or {}))
-            await asyncio.wait((archiving, hurrying), return_when=asyncio.FIRST_COMPLETED)
-            for task in (hurrying, showing):
+            watching = [
+                asyncio.create_task(_hurry(stop, hurry, settings.drain_seconds + ENDING_SECONDS - LEAVING_SECONDS - 1)),
+                asyncio.create_task(_show_progress(archiver, bounds or {})),
+            ]
+            await either(archiving, hurry)
+            for task in watching:
                 task.cancel()
-            await asyncio.wait((hurrying, showing))
-            if archiving.done():
-                return archiving.result()
-            archiving.cancel()
-            await asyncio.wait((archiving,))
-            return False
+            await asyncio.wait(watching)
+            for seconds in (LEAVING_SECONDS, 1.0):  # the second time it does not even leave the group in order
+                if not archiving.done():
+                    archiving.cancel()
+                    await asyncio.wait((archiving,), timeout=seconds)
+            return archiving.done() and not archiving.cancelled() and archiving.result()
+
+
+async def _hurry(stop: asyncio.Event, hurry: asyncio.Event, seconds: float) -> None:
+    """So long after `stop`, nothing may be waited for any more."""
+    await stop.wait()
+    await asyncio.sleep(seconds)
+    log.warning("%g s after the signal: leaving without what is under way", seconds)
+    hurry.set()
 
 
 async def _show_progress(archiver: Archiver, bounds: Bounds) -> None:
@@ -96,8 +114,11 @@ def run_several(settings: ConsumerSettings, count: int, overrides: Mapping[str, 
         environments.append(environment)
 
     async def supervise() -> int:
-        stop = asyncio.Event()
-        with stop_on_signals(stop):
-            return await run_processes([sys.executable, "-m", "consumer"], environments, stop)
+        stop, hurry = asyncio.Event(), asyncio.Event()
+        longest = settings.drain_seconds + ENDING_SECONDS + 5
+        with stop_on_signals(stop, hurry):
+            return await run_processes(
+                [sys.executable, "-m", "consumer"], environments, stop, hurry, ending_seconds=longest
+            )
 
     return asyncio.run(supervise())

@@ -20,7 +20,7 @@ from consumer.source import Source, new_consumer
 from consumer.taking import Bounds, Taking
 from consumer.uploader import Uploader
 from headrace.kafka import KafkaCluster, KafkaUnavailable, open_cluster
-from headrace.lifecycle import clock
+from headrace.lifecycle import clock, unless
 from headrace.management import Health, serve_management
 from headrace.s3 import ObjectStore, open_store
 
@@ -112,7 +112,7 @@ class Archiver:
         missing = list(self._settings.kafka_topic)
         while missing and not stop.is_set():
             try:
-                await cluster.ensure_topic(missing[0], partitions=partitions, replication=replication)
+                await unless(stop, cluster.ensure_topic(missing[0], partitions=partitions, replication=replication))
             except KafkaUnavailable as error:
                 await self._wait(stop, error)
             else:
@@ -124,12 +124,13 @@ class Archiver:
         while not stop.is_set():
             async with contextlib.AsyncExitStack() as stack:
                 try:
-                    cluster = await stack.enter_async_context(self._edges.open_cluster(self._settings))
+                    cluster = await unless(stop, stack.enter_async_context(self._edges.open_cluster(self._settings)))
                 except KafkaUnavailable as error:
                     await self._wait(stop, error)
                     continue
-                yield cluster
-                return
+                if cluster is not None:
+                    yield cluster
+                    return
         yield None
 
     async def _wait(self, stop: asyncio.Event, error: Exception) -> None:
@@ -156,13 +157,9 @@ class Archiver:
             new_consumer=self._edges.new_consumer,
         )
         try:
-            await source.start()
-        except KafkaUnavailable as error:
-            await self._wait(stop, error)
-            return Outcome.LEAVE
-        try:
+            await unless(stop, source.start())
             while True:
-                assignment = await self._next(source, stop)
+                assignment = None if stop.is_set() else await unless(stop, source.next_assignment())
                 if assignment is None:
                     return Outcome.STOPPED
                 log.info("generation %d: %d partitions", assignment.membership.generation, len(assignment.partitions))
@@ -171,6 +168,9 @@ class Archiver:
                 if outcome is not Outcome.REVOKED:
                     break
                 self.health.report(HEALTH_PART, "the group is rebalancing")
+        except KafkaUnavailable as error:
+            await self._wait(stop, error)
+            return Outcome.LEAVE
         except Unanswered as error:
             log.warning("%s", error)
             outcome = Outcome.LEAVE
@@ -181,17 +181,6 @@ class Archiver:
             self.health.report(HEALTH_PART, "joining the group anew")
             await self._pause(stop, REJOIN_SECONDS)
         return outcome
-
-    async def _next(self, source: Source, stop: asyncio.Event) -> Assignment | None:
-        """The next assignment, or None when we are told to stop."""
-        waiting = asyncio.create_task(source.next_assignment())
-        stopping = asyncio.create_task(stop.wait())
-        try:
-            await asyncio.wait((waiting, stopping), return_when=asyncio.FIRST_COMPLETED)
-            return waiting.result() if waiting.done() and not stop.is_set() else None
-        finally:
-            waiting.cancel()
-            stopping.cancel()
 
     def _session(self, assignment: Assignment, source: Source, store: ObjectStore, cluster: KafkaCluster) -> Session:
         settings, clock = self._settings, self._edges.clock

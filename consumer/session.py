@@ -9,23 +9,21 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from consumer import metrics
+from consumer.committer import Committer, Fenced
 from consumer.dispatcher import Dispatcher, clear_halts, report_halt
 from consumer.lane import Lane, LaneState
-from consumer.offsets import FENCED, GroupUnavailable, Unanswered, split
-from consumer.source import FetchFailed, OutOfRange
+from consumer.offsets import Unanswered
+from consumer.reader import Reader
 from consumer.uploader import AssignmentStale
 from headrace.errors import HaltError, HeadraceError
-from headrace.kafka import EARLIEST, KafkaUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
     from aiokafka import TopicPartition
 
-    from consumer.claims import Plan
     from consumer.source import Assignment, Source
     from consumer.takeover import Takeover
     from consumer.taking import Taking
@@ -33,10 +31,6 @@ if TYPE_CHECKING:
     from headrace.management import Health
 
 log = logging.getLogger(__name__)
-
-LONGEST_FETCH_SECONDS: Final = 0.5
-SWEEP_SECONDS: Final = 0.2
-PAUSE_SECONDS: Final = 0.2
 
 
 class Outcome(enum.Enum):
@@ -46,10 +40,6 @@ class Outcome(enum.Enum):
     LEAVE = "leave"
     STOPPED = "stopped"
     FINISHED = "finished"
-
-
-class Fenced(HeadraceError):
-    """Kafka says that this membership is over."""
 
 
 class Session:
@@ -73,7 +63,6 @@ class Session:
     ) -> None:
         self._assignment = assignment
         self._source = source
-        self._cluster = cluster
         self._taking = taking
         self._dispatcher = dispatcher
         self._new_lane = new_lane
@@ -81,11 +70,16 @@ class Session:
         self._workers = workers
         self._drain_seconds = drain_seconds
         self._give_back_seconds = give_back_seconds
-        self._clock = clock
         self._replay = replay
-        self._calm = asyncio.Event()
         self._finished = asyncio.Event()
-        self._commit_lock = asyncio.Lock()
+        self._reader = Reader(source=source, cluster=cluster, dispatcher=dispatcher, clock=clock)
+        self._committer = Committer(
+            membership=assignment.membership,
+            source=source,
+            dispatcher=dispatcher,
+            clock=clock,
+            settled=self._finish_replay,
+        )
         self._taken: set[TopicPartition] = set()
         self._halted: dict[TopicPartition, str] = {}
 
@@ -97,10 +91,10 @@ class Session:
         try:
             async with asyncio.TaskGroup() as tasks:
                 workers = [tasks.create_task(self._dispatcher.work()) for _ in range(self._workers)]
-                committer = tasks.create_task(self._commit())
+                committer = tasks.create_task(self._committer.run())
                 front = [
                     tasks.create_task(self._take_over(assignment.partitions)),
-                    tasks.create_task(self._poll()),
+                    tasks.create_task(self._reader.run(self._retake, self._finish_replay)),
                 ]
                 outcome = await self._until_end(stop)
                 for task in front:
@@ -115,6 +109,9 @@ class Session:
             error = _first(failed)
         finally:
             assignment.ended.set()
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise asyncio.CancelledError  # a TaskGroup forgets it where an error came at the same time
         if error is not None:
             raise error
         return outcome
@@ -130,7 +127,10 @@ class Session:
         return next(outcome for event, outcome in ends.items() if event.is_set())
 
     async def _drain(self, outcome: Outcome) -> None:
-        """Within one deadline, store and commit what is held (STOPPED) or what is claimed (REVOKED)."""
+        """Within one deadline, store and commit what is held (STOPPED) or what is claimed (REVOKED).
+
+        A rebalance that comes meanwhile waits for us: from then on, the time to give partitions back holds.
+        """
         if outcome is Outcome.STOPPED:
             self._dispatcher.cut_all()
             seconds = self._drain_seconds
@@ -139,12 +139,18 @@ class Session:
             seconds = self._give_back_seconds
         self._dispatcher.news.set()
         try:
-            async with asyncio.timeout(seconds):
-                while not self._dispatcher.idle or self._commit_lock.locked():
-                    self._calm.clear()
-                    await self._calm.wait()
+            async with asyncio.timeout(seconds) as deadline, asyncio.TaskGroup() as tasks:
+                hastening = tasks.create_task(self._hasten(deadline))
+                await self._committer.idle()
+                hastening.cancel()
         except TimeoutError:
-            log.warning("not all uploads ended within %g s; the next owner of the partitions completes them", seconds)
+            log.warning("not all uploads have ended in time; the next owner of the partitions completes them")
+
+    async def _hasten(self, deadline: asyncio.Timeout) -> None:
+        await self._assignment.revoked.wait()
+        if not deadline.expired():
+            until = asyncio.get_running_loop().time() + self._give_back_seconds
+            deadline.reschedule(min(until, deadline.when() or until))
 
     # Taking over
 
@@ -165,123 +171,16 @@ class Session:
         lane = self._new_lane(partition, takeover)
         self._dispatcher.add(lane)
         self._dispatcher.news.set()
-        if lane.live:
-            self._seek(lane)
-            self._source.resume([partition])
+        self._reader.begin(lane)
 
     async def _retake(self, partition: TopicPartition) -> None:
         """The lane does not fit the log any more: begin it anew from what is committed."""
-        self._source.pause([partition])
-        async with self._commit_lock:
+        self._reader.cease(partition)
+        async with self._committer.lock:
             if partition not in self._dispatcher.lanes:
                 return  # a second fetch met the same while a commit was under way
             self._dispatcher.remove(partition)
         await self._take_over([partition])
-
-    # Records in
-
-    async def _poll(self) -> None:
-        swept = self._clock()
-        async with asyncio.TaskGroup() as retakes:
-            while True:
-                for partition in await self._fetch():
-                    retakes.create_task(self._retake(partition))
-                if self._clock() - swept >= SWEEP_SECONDS:
-                    swept = self._clock()
-                    self._sweep()
-                self._apply_pressure()
-                self._finish_replay()
-
-    async def _fetch(self) -> Collection[TopicPartition]:
-        """One fetch into the lanes. Returns partitions whose takeover must be made again."""
-        due = self._dispatcher.next_due()
-        timeout = LONGEST_FETCH_SECONDS if due is None else min(LONGEST_FETCH_SECONDS, max(0.0, due - self._clock()))
-        try:
-            for partition, records, position in await self._source.fetch(max(timeout, 0.01)):
-                self._dispatcher.take(partition, records, position)
-                lane = self._dispatcher.lanes.get(partition)
-                if lane is not None:
-                    self._seek(lane)
-        except OutOfRange as error:
-            self._seek_all()
-            return await self._out_of_range(sorted(error.partitions))
-        except FetchFailed as error:
-            log.warning("%s", error)
-            self._seek_all()
-            await self._isolate()
-        return ()
-
-    def _seek(self, lane: Lane) -> None:
-        """Fetch on from where the lane stands, if it has jumped."""
-        if lane.seek_to is not None:
-            self._source.seek(lane.partition, lane.seek_to)
-            lane.seek_to = None
-
-    def _seek_all(self) -> None:
-        """After a failed fetch positions may have moved without their records reaching anybody."""
-        for lane in self._dispatcher.lanes.values():
-            if lane.live:
-                lane.seek_to = None
-                self._source.seek(lane.partition, lane.position)
-
-    async def _isolate(self) -> None:
-        """Fetch partition by partition: one that can't be read must not hold up the others, it halts."""
-        for lane in list(self._dispatcher.lanes.values()):
-            if lane.state is not LaneState.FETCHING:
-                continue
-            failures = 0
-            while failures < 3:
-                try:
-                    for partition, records, position in await self._source.fetch(0.05, only=lane.partition):
-                        self._dispatcher.take(partition, records, position)
-                        self._seek(lane)
-                    break
-                except OutOfRange:
-                    break  # the next fetch of all meets it again
-                except FetchFailed as error:
-                    failures += 1
-                    self._source.seek(lane.partition, lane.position)
-                    if failures == 3:
-                        self._dispatcher.halt(lane, f"it can't be read at offset {lane.position}: {error}")
-                    await asyncio.sleep(PAUSE_SECONDS)
-
-    async def _out_of_range(self, partitions: Collection[TopicPartition]) -> Collection[TopicPartition]:
-        """Kafka no longer has what comes next: a gap, told loudly; or another log, which the takeover finds out."""
-        again = []
-        try:
-            starts = await self._cluster.log_offsets(partitions, EARLIEST)
-        except KafkaUnavailable as error:
-            log.warning("%s", error)
-            await asyncio.sleep(PAUSE_SECONDS)
-            return ()
-        for partition in partitions:
-            lane = self._dispatcher.lanes.get(partition)
-            if lane is None or not lane.live:
-                continue
-            if not self._dispatcher.log_starts_at(lane, starts[partition]):
-                again.append(partition)
-            self._seek(lane)
-        return again
-
-    def _sweep(self) -> None:
-        """Positions that moved without a record (transaction markers, compaction), and chunks whose age is up."""
-        for partition, lane in self._dispatcher.lanes.items():
-            if lane.state is LaneState.FETCHING:
-                position = self._source.position(partition)
-                if position is not None and position > lane.position:
-                    self._dispatcher.take(partition, (), position)
-        self._dispatcher.tick()
-        for lane in self._dispatcher.lanes.values():
-            self._seek(lane)
-
-    def _apply_pressure(self) -> None:
-        pause, resume = self._dispatcher.pressure()
-        if pause:
-            self._source.pause(pause)
-        if resume:
-            for partition in resume:
-                self._source.seek(partition, self._dispatcher.lanes[partition].position)
-            self._source.resume(resume)
 
     def _finish_replay(self) -> None:
         """A replay ends when its range is whole. Raises HeadraceError when a partition that halted prevents that."""
@@ -294,51 +193,6 @@ class Session:
         if halted:
             raise HeadraceError("The replay can't be made whole. " + " ".join(halted.values()))
         self._finished.set()
-
-    # Commits
-
-    async def _commit(self) -> None:
-        """One commit in flight, for all lanes together. Raises Fenced or Unanswered."""
-        news = self._dispatcher.news
-        while True:
-            await news.wait()
-            news.clear()
-            async with self._commit_lock:
-                again = await self._commit_once()
-            if again:
-                await asyncio.sleep(PAUSE_SECONDS)
-                news.set()
-            elif self._dispatcher.idle:
-                self._finish_replay()
-            self._calm.set()
-
-    async def _commit_once(self) -> bool:
-        """Commit all plans. True when something is to be asked again."""
-        plans = {lane.partition: (lane, plan) for lane, plan in self._dispatcher.plans()}
-        again = False
-        entries = {tp: _entry(plan) for tp, (_, plan) in plans.items()}
-        for part in split(entries):
-            sent = self._clock()
-            try:
-                codes = await self._source.offsets.commit(self._assignment.membership, part)
-            except GroupUnavailable as error:
-                log.warning("%s", error)
-                codes = dict.fromkeys(part, 7)
-            fenced = [code for code in codes.values() if code in FENCED]
-            if fenced:
-                metrics.COMMITS.labels("fenced").inc()
-                raise Fenced(f"Kafka answered a commit with error {fenced[0]}: the group has rebalanced")
-            for tp, code in codes.items():
-                lane, plan = plans[tp]
-                again |= self._dispatcher.answered(lane, plan, code)
-                metrics.COMMITS.labels("stored" if code == 0 else "refused").inc()
-            if all(code == 0 for code in codes.values()):
-                self._source.last_heartbeat = max(self._source.last_heartbeat, sent)
-        return again
-
-
-def _entry(plan: Plan) -> tuple[int, str]:
-    return plan.committed.durable, plan.committed.encode()
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -10,32 +10,76 @@ import signal
 import sys
 import time
 from asyncio.subprocess import PIPE
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+    from asyncio.subprocess import Process
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 
 log = logging.getLogger(__name__)
 
+Result = TypeVar("Result")
+
+
+def ending_signals() -> tuple[signal.Signals, ...]:
+    """Those that ask a process to end: SIGTERM, Ctrl-C, and a terminal that is closed, except under nohup."""
+    nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return (signal.SIGTERM, signal.SIGINT) if nohup else (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
 
 @contextlib.contextmanager
-def stop_on_signals(stop: asyncio.Event, hurry: asyncio.Event | None = None) -> Iterator[None]:
-    """SIGTERM and Ctrl-C set `stop`; a second one sets `hurry`."""
+def on_ending_signals(noticed: Callable[[signal.Signals], None]) -> Iterator[None]:
+    """Have it called, in the running loop, for each signal that asks the process to end."""
     loop = asyncio.get_running_loop()
-
-    def noticed(name: str) -> None:
-        if stop.is_set() and hurry is not None:
-            hurry.set()
-        log.info("%s: stopping%s", name, " at once" if stop.is_set() else "")
-        stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, noticed, number.name)
+    numbers = ending_signals()
+    for number in numbers:
+        loop.add_signal_handler(number, noticed, number)
     try:
         yield
     finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in numbers:
             loop.remove_signal_handler(number)
+
+
+@contextlib.contextmanager
+def stop_on_signals(stop: asyncio.Event, hurry: asyncio.Event) -> Iterator[None]:
+    """The first signal that asks the process to end sets `stop`, a second one `hurry`."""
+    asked = 0
+
+    def noticed(number: signal.Signals) -> None:
+        nonlocal asked
+        asked += 1
+        log.info("%s: stopping%s", number.name, " at once" if asked > 1 else "")
+        stop.set()
+        if asked > 1:
+            hurry.set()
+
+    with on_ending_signals(noticed):
+        yield
+
+
+async def unless(stop: asyncio.Event, work: Awaitable[Result]) -> Result | None:
+    """Its result; None where `stop` was set before there was one: then it has been given up."""
+    working = asyncio.ensure_future(work)
+    try:
+        await either(working, stop)
+    finally:
+        working.cancel()
+        await asyncio.wait((working,))
+        failed = None if working.cancelled() else working.exception()
+    if failed is not None:
+        raise failed
+    return None if working.cancelled() else working.result()
+
+
+async def either(work: asyncio.Future[Any], event: asyncio.Event) -> bool:
+    """Wait for one of the two. Whether the work is done."""
+    waiting = asyncio.create_task(event.wait())
+    try:
+        await asyncio.wait((work, waiting), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        waiting.cancel()
+    return work.done()
 
 
 def clock() -> float:
@@ -73,12 +117,15 @@ async def run_processes(
     command: Sequence[str],
     environments: Sequence[Mapping[str, str]],
     stop: asyncio.Event,
+    hurry: asyncio.Event,
     *,
+    ending_seconds: float,
     restart_after_seconds: float = 3.0,
 ) -> int:
     """Run a copy of a command for each environment until `stop`; one that dies by itself is started again.
 
-    A copy that ends by itself with 0 or 2 (settings) ends all. Returns the first exit code that isn't 0.
+    `hurry` passes the wish on a second time; a copy that has not ended `ending_seconds` after `stop` is killed. One
+    that ends by itself with 0 or 2 (settings) ends all. Returns the first exit code that isn't 0, as a shell tells it.
     """
     codes: list[int] = []
 
@@ -88,19 +135,15 @@ async def run_processes(
                 *command, stdin=PIPE, env={**environment, PARENT_PIPE: "1"}, start_new_session=True
             )
             ended = asyncio.create_task(process.wait())
-            stopping = asyncio.create_task(stop.wait())
             try:
-                await asyncio.wait((ended, stopping), return_when=asyncio.FIRST_COMPLETED)
+                await either(ended, stop)
             finally:
-                stopping.cancel()
-                if process.returncode is None:
-                    process.terminate()
-                code = await ended
+                code = await _end(process, ended, hurry, ending_seconds)
             if stop.is_set() or code in {0, 2}:
                 codes.append(code)
                 stop.set()
                 return
-            log.error("process %d ended with exit code %d; starting another", process.pid, code)
+            log.error("process %d ended with %s; starting another", process.pid, _told(code))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(restart_after_seconds):
                     await stop.wait()
@@ -108,4 +151,30 @@ async def run_processes(
     async with asyncio.TaskGroup() as group:
         for environment in environments:
             group.create_task(keep(environment))
-    return next((code for code in codes if code != 0), 0)
+    # One that was asked to end before it could listen has ended as it was told to.
+    codes = [code for code in codes if code not in {0, -signal.SIGTERM}]
+    return 0 if not codes else codes[0] if codes[0] > 0 else 128 - codes[0]
+
+
+async def _end(process: Process, ended: asyncio.Task[int], hurry: asyncio.Event, seconds: float) -> int:
+    """Ask a process to end, twice where `hurry` says so, and kill it after so many seconds. Its exit code."""
+    if not ended.done():
+        _signal(process, signal.SIGTERM)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                if not await either(ended, hurry):
+                    _signal(process, signal.SIGTERM)
+                    await asyncio.wait((ended,))
+        if not ended.done():
+            log.error("process %d has not ended %g s after it was asked to: killed", process.pid, seconds)
+            _signal(process, signal.SIGKILL)
+    return await ended
+
+
+def _signal(process: Process, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        process.send_signal(number)
+
+
+def _told(code: int) -> str:
+    return f"exit code {code}" if code >= 0 else signal.Signals(-code).name

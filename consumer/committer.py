@@ -1,0 +1,99 @@
+"""The group's commits, one in flight a consumer: what the lanes have claimed and stored, told to Kafka."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Final
+
+from consumer import metrics
+from consumer.offsets import FENCED, GroupUnavailable, split
+from headrace.errors import HeadraceError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from consumer.claims import Plan
+    from consumer.dispatcher import Dispatcher
+    from consumer.offsets import Membership
+    from consumer.source import Source
+
+log = logging.getLogger(__name__)
+
+PAUSE_SECONDS: Final = 0.2
+
+
+class Fenced(HeadraceError):
+    """Kafka says that this membership is over."""
+
+
+class Committer:
+    """Commits for all lanes of one assignment together, whenever the dispatcher has news. `run` is called once."""
+
+    def __init__(
+        self,
+        *,
+        membership: Membership,
+        source: Source,
+        dispatcher: Dispatcher,
+        clock: Callable[[], float],
+        settled: Callable[[], None],
+    ) -> None:
+        """`settled` is called when Kafka knows all there is to know."""
+        self._membership = membership
+        self._source = source
+        self._dispatcher = dispatcher
+        self._clock = clock
+        self._settled = settled
+        self._calm = asyncio.Event()
+        self.lock = asyncio.Lock()
+        """Held while a commit is under way: no lane may go meanwhile."""
+
+    async def run(self) -> None:
+        """Until cancelled. Raises Fenced or Unanswered."""
+        news = self._dispatcher.news
+        while True:
+            await news.wait()
+            news.clear()
+            async with self.lock:
+                again = await self._commit()
+            if again:
+                await asyncio.sleep(PAUSE_SECONDS)
+                news.set()
+            elif self._dispatcher.idle:
+                self._settled()
+            self._calm.set()
+
+    async def idle(self) -> None:
+        """Wait until all that is closed is stored and committed."""
+        while not self._dispatcher.idle or self.lock.locked():
+            self._calm.clear()
+            await self._calm.wait()
+
+    async def _commit(self) -> bool:
+        """Commit all plans. True when something is to be asked again."""
+        plans = {lane.partition: (lane, plan) for lane, plan in self._dispatcher.plans()}
+        again = False
+        entries = {tp: _entry(plan) for tp, (_, plan) in plans.items()}
+        for part in split(entries):
+            sent = self._clock()
+            try:
+                codes = await self._source.offsets.commit(self._membership, part)
+            except GroupUnavailable as error:
+                log.warning("%s", error)
+                codes = dict.fromkeys(part, 7)
+            fenced = [code for code in codes.values() if code in FENCED]
+            if fenced:
+                metrics.COMMITS.labels("fenced").inc()
+                raise Fenced(f"Kafka answered a commit with error {fenced[0]}: the group has rebalanced")
+            for tp, code in codes.items():
+                lane, plan = plans[tp]
+                again |= self._dispatcher.answered(lane, plan, code)
+                metrics.COMMITS.labels("stored" if code == 0 else "refused").inc()
+            if all(code == 0 for code in codes.values()):
+                self._source.last_heartbeat = max(self._source.last_heartbeat, sent)
+        return again
+
+
+def _entry(plan: Plan) -> tuple[int, str]:
+    return plan.committed.durable, plan.committed.encode()
