@@ -23,6 +23,7 @@ from tests.simulation.mutants import MUTANTS
 @click.option("--short", is_flag=True, help="The form that the tests run: shorter waits, milder delays.")
 @click.option("--only", multiple=True, help="Only kinds of harm whose names hold this; may be given again.")
 @click.option("--mutant", type=click.Choice(list(MUTANTS)), help="Put a mistake into the consumers first.")
+@click.option("--keep", is_flag=True, help="Keep the processes' logs, also when nothing was violated.")
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 def main(
     seed: int | None,
@@ -32,6 +33,7 @@ def main(
     mutant: str | None,
     *,
     short: bool,
+    keep: bool,
     as_json: bool,
 ) -> None:
     """Exit code 0: every promise was kept; 1: one was broken."""
@@ -39,7 +41,7 @@ def main(
     click.echo(f"seed {seed}", err=True)
     kinds = frozenset(kind for kind in Kind if any(part in kind.value for part in only)) or None
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that nothing is left behind
-    options = Options(seed, faults, minutes, short, mutant, kinds, say=lambda line: click.echo(line, err=True))
+    options = Options(seed, faults, minutes, short, mutant, keep, kinds, say=lambda line: click.echo(line, err=True))
     report = asyncio.run(chaos(options))
     click.echo(orjson.dumps(report.as_json(), option=orjson.OPT_INDENT_2) if as_json else report.as_text())
     if report.violations:

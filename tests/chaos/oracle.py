@@ -37,6 +37,7 @@ class Watch:
         self.frontier = dict.fromkeys(range(trial.partitions), 0)
         """Of each partition: everything below is stored, in whole chunks."""
         self.samples = 0
+        self._ahead: set[int] = set()
         self.complaints: list[str] = []
 
     @property
@@ -63,7 +64,8 @@ class Watch:
         for tp, (offset, metadata) in committed.items():
             await self._advance(found.coverage(tp.partition))
             # Without metadata it is the reset of a fault, not a commit of ours.
-            if metadata and offset > self.frontier[tp.partition]:
+            if metadata and offset > self.frontier[tp.partition] and tp.partition not in self._ahead:
+                self._ahead.add(tp.partition)  # one complaint a partition: it mostly stays so
                 self.complaints.append(
                     f"{tp.topic}/{tp.partition} is committed at {offset} ({metadata}), "
                     f"but stored without a hole only up to {self.frontier[tp.partition]}"

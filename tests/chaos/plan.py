@@ -112,7 +112,7 @@ class Setting:
 
 
 def draw_setting(seed: int, *, short: bool = False) -> Setting:
-    """Small chunks and short time-outs, so that many claims, commits and takeovers happen in every minute."""
+    """Small chunks and short time-outs, so that many claims, commits and takeovers happen in every minute. Chunks' limits: `draw_limits`."""
     dice = random.Random(f"setting {seed}")
     return Setting(
         consumers=dice.choice((2, 3, 4)),
@@ -120,8 +120,6 @@ def draw_setting(seed: int, *, short: bool = False) -> Setting:
         reply_seconds=1.5 if short else 3.0,
         lost_share=dice.choice((0.03, 0.06)),
         settings={
-            "CHUNK_MAX_SECONDS": dice.choice(("0.3", "0.7", "1.5")),
-            "CHUNK_MAX_RECORDS": dice.choice(("150", "400", "1500")),
             "MAX_CLAIMS": dice.choice(("4", "32")),
             "MAX_WORKERS": dice.choice(("4", "16")),
             "COMPRESSION": dice.choice(("zstd", "zstd", "gzip", "none")),
@@ -130,6 +128,18 @@ def draw_setting(seed: int, *, short: bool = False) -> Setting:
             "DRAIN_SECONDS": "5",
         },
     )
+
+
+def draw_limits(seed: int, consumer: int) -> Mapping[str, str]:
+    """When one consumer closes its chunks. Each has limits of its own, so that no two would cut a log alike.
+
+    With the same ones, a backlog would be cut at the same places by whoever takes it over, claims or not.
+    """
+    dice = random.Random(f"limits {seed} {consumer}")
+    return {
+        "CHUNK_MAX_SECONDS": dice.choice(("0.3", "0.7", "1.5")),
+        "CHUNK_MAX_RECORDS": str(dice.randrange(100, 2000)),
+    }
 
 
 def draw_steps(seed: int, faults: int, *, short: bool = False, only: frozenset[Kind] | None = None) -> Iterator[Step]:

@@ -91,7 +91,7 @@ class Report:
             lines += ["", f"VIOLATIONS: {len(self.violations)}", *(f"  {line}" for line in self.violations[:40])]
             lines += [f"again: python -m tests.chaos --seed {self.seed}   logs: {self.logs}"]
         else:
-            lines += ["", "Nothing lost, nothing twice."]
+            lines += ["", "Nothing lost, nothing twice.", *([f"logs: {self.logs}"] if self.logs else [])]
         return "\n".join(lines)
 
 

@@ -20,7 +20,7 @@ from tests.chaos.faults import Havoc, Weather
 from tests.chaos.ledger import Ledger
 from tests.chaos.load import HttpLoad, NativeLoad, Outcome
 from tests.chaos.oracle import Watch, judge
-from tests.chaos.plan import Kind, draw_setting, draw_steps
+from tests.chaos.plan import Kind, draw_limits, draw_setting, draw_steps
 from tests.chaos.report import Report, outcomes
 from tests.s3_proxy import s3_proxy
 from tests.services import own_stack
@@ -40,13 +40,14 @@ WHOLE_SECONDS: Final = 180.0
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """`short`: the form for CI. `only`: no other kinds of harm. `minutes`: go on at least so long."""
+    """`keep`: the logs, also when nothing was violated. `short`: the form for CI. `only`: no other kinds of harm. `minutes`: go on at least so long."""
 
     seed: int
     faults: int = 200
     minutes: float = 0.0
     short: bool = False
     mutant: str | None = None
+    keep: bool = False
     only: frozenset[Kind] | None = None
     say: Callable[[str], None] = lambda _: None
 
@@ -62,7 +63,7 @@ async def chaos(options: Options) -> Report:
         with own_stack() as stack:
             await _on_stack(options, setting, stack, folder, report)
     finally:
-        if report.violations or report.verdict is None:
+        if report.violations or report.verdict is None or options.keep:
             report.logs = str(folder)
         else:
             shutil.rmtree(folder)
@@ -132,7 +133,12 @@ class _Run:
         return Member(
             f"consumer {number}",
             ["consumer"] if mutant is None else ["tests.chaos.mutant", mutant],
-            {**self._trial.environment, **own, **self._setting.settings},
+            {
+                **self._trial.environment,
+                **own,
+                **self._setting.settings,
+                **draw_limits(self._options.seed, number),
+            },
             self._trial.folder / f"consumer-{number}.log",
             # Draining, leaving the group while Kafka is away (consumer/source.close), and a busy machine.
             self._setting.drain + 4 * self._setting.session_timeout + 15,
