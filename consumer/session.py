@@ -109,8 +109,7 @@ class Session:
             error = _first(failed)
         finally:
             assignment.ended.set()
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
+        if (running := asyncio.current_task()) is not None and running.cancelling():
             raise asyncio.CancelledError  # a TaskGroup forgets it where an error came at the same time
         if error is not None:
             raise error

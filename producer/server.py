@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import gc
 import logging
-import signal
 import socket
 from typing import TYPE_CHECKING, Any, Final
 
 import uvicorn
 
 from headrace.errors import HeadraceError
+from headrace.lifecycle import on_ending_signals
 from headrace.management import EmbeddedServer, Health, serve_management
 from producer.app import PATH, create_app
 from producer.ingest import Ingest
@@ -21,11 +20,14 @@ from producer.intake import Intake
 from producer.publisher import Publisher
 
 if TYPE_CHECKING:
+    import signal
+
     from producer.settings import ProducerSettings
 
 logger = logging.getLogger(__name__)
 
 LAST_WORDS_SECONDS: Final = 0.5  # of DRAIN_SECONDS, so that the last answers still get out
+FAREWELL_SECONDS: Final = 0.5  # of DRAIN_SECONDS: answers still say that their connection ends
 BACKLOG: Final = 2048
 
 
@@ -62,13 +64,19 @@ def _cannot_listen(host: str, port: int, error: OSError) -> str:
 
 
 async def serve(settings: ProducerSettings, listener: socket.socket) -> None:
-    """Take payloads until SIGTERM or SIGINT; then answer what is in flight, within DRAIN_SECONDS, and return."""
+    """Take payloads until asked to end; then answer what is in flight, within DRAIN_SECONDS, and return.
+
+    For a moment requests are still taken, and their answers say `Connection: close`: who sends one after the other
+    goes elsewhere by itself, where a connection that just ended would look like a failure. A second signal ends all
+    at once; what was not answered then may be in Kafka or not.
+    """
     loop = asyncio.get_running_loop()
     health = Health()
     intake = Intake(settings)
     publisher = Publisher(settings, health, intake)
     ingest = Ingest(settings, intake)
     app: Any = create_app(ingest, health)
+    farewell = min(FAREWELL_SECONDS, settings.drain_seconds / 4)
     server = EmbeddedServer(
         uvicorn.Config(
             app,
@@ -79,34 +87,39 @@ async def serve(settings: ProducerSettings, listener: socket.socket) -> None:
             access_log=False,
             proxy_headers=False,
             server_header=False,
-            timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
+            timeout_graceful_shutdown=max(1, round(settings.drain_seconds - farewell)),
         )
     )
+    parts: list[asyncio.Task[None]] = []
+    leaving = False
 
-    def leave() -> None:
-        if server.should_exit:
-            server.force_exit = True
-            return
-        logger.info("Leaving: requests in flight have %g s", settings.drain_seconds)
-        health.report("leaving", "The producer is leaving.")
-        until = loop.time() + max(settings.drain_seconds - LAST_WORDS_SECONDS, 0)
-        ingest.drain(until)
-        publisher.drain(until)
-        server.should_exit = True
+    async with asyncio.TaskGroup() as group:
 
-    with contextlib.ExitStack() as stack:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, leave)
-            stack.callback(loop.remove_signal_handler, number)
-        address = listener.getsockname()
-        logger.info(
-            "Taking payloads at http://%s:%d%s",
-            f"[{address[0]}]" if ":" in address[0] else address[0],
-            address[1],
-            PATH,
-        )
-        async with asyncio.TaskGroup() as group:
-            parts = [
+        def leave(number: signal.Signals) -> None:
+            nonlocal leaving
+            if leaving:
+                logger.info("%s: leaving at once", number.name)
+                server.should_exit = server.force_exit = True
+                for part in parts:
+                    part.cancel()
+                return
+            leaving = True
+            logger.info("%s: leaving, requests in flight have %g s", number.name, settings.drain_seconds)
+            health.report("leaving", "The producer is leaving.")
+            until = loop.time() + max(settings.drain_seconds - LAST_WORDS_SECONDS, 0)
+            ingest.drain(until)
+            publisher.drain(until)
+            parts.append(group.create_task(_say_farewell(server, farewell)))
+
+        with on_ending_signals(leave):
+            address = listener.getsockname()
+            logger.info(
+                "Taking payloads at http://%s:%d%s",
+                f"[{address[0]}]" if ":" in address[0] else address[0],
+                address[1],
+                PATH,
+            )
+            parts += [
                 group.create_task(publisher.run()),
                 group.create_task(ingest.tick()),
                 group.create_task(serve_management(health, settings.management_host, settings.management_port)),
@@ -115,7 +128,19 @@ async def serve(settings: ProducerSettings, listener: socket.socket) -> None:
             await server.serve(sockets=[listener])
             for part in parts:
                 part.cancel()
+            await asyncio.wait(parts)
     logger.info("Left")
+
+
+async def _say_farewell(server: EmbeddedServer, seconds: float) -> None:
+    """From now on each answer ends its connection; then, or as soon as nobody is connected, the server ends."""
+    close = (b"connection", b"close")
+    server.config.encoded_headers.append(close)  # of answers from the next tick on
+    server.server_state.default_headers.append(close)  # of those until then
+    until = asyncio.get_running_loop().time() + seconds
+    while server.server_state.connections and asyncio.get_running_loop().time() < until:  # noqa: ASYNC110 - uvicorn keeps a set
+        await asyncio.sleep(0.02)
+    server.should_exit = True
 
 
 def _quiet_garbage_collection() -> None:
