@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 CHUNK_OBJECTS = "headrace-chunk-objects"
 """Name of the user metadata in which each object tells how many objects its chunk has."""
+LOST = "headrace-lost"
+"""Name of the user metadata that tells which offsets Kafka had dropped when the object was stored: start-end."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -159,3 +161,11 @@ def told_objects(metadata: Mapping[str, str]) -> int | None:
     """How many objects an object's metadata says its chunk has; None when it does not say."""
     number = metadata.get(CHUNK_OBJECTS, "")
     return int(number) if number.isdecimal() else None
+
+
+def told_lost(metadata: Mapping[str, str]) -> Range | None:
+    """Which offsets an object's metadata says Kafka had dropped before they could be stored; None: none, as a rule."""
+    start, _, end = metadata.get(LOST, "").partition("-")
+    if not (start.isdecimal() and end.isdecimal() and int(start) < int(end)):
+        return None
+    return Range(int(start), int(end))

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from headrace.archive import patiently, survey
-from headrace.coverage import is_complete, told_objects
+from headrace.coverage import is_complete, told_lost, told_objects
 from headrace.nearby import adopt_local_stack
 from headrace.s3 import open_store
 from headrace.settings import CommaList, S3Settings, load
@@ -46,12 +46,20 @@ class Incomplete:
 
 @dataclass(slots=True)
 class PartitionReport:
+    """`eaten`: what Kafka had dropped of chunks that were stored in part; their objects' metadata tells."""
+
     coverage: Coverage
     incomplete: list[Incomplete] = field(default_factory=list)
+    eaten: list[Range] = field(default_factory=list)
 
     @property
     def whole(self) -> bool:
         return not (self.coverage.holes or self.coverage.overlaps or self.incomplete)
+
+    @property
+    def lost(self) -> list[Range]:
+        """What was gone from Kafka before it could be archived, in order."""
+        return sorted({*self.coverage.lost, *self.eaten})
 
     def problems(self) -> Iterator[str]:
         """A sentence each."""
@@ -86,7 +94,7 @@ class PartitionReport:
                 {"offsets": _pair(item.chunk.offsets), "present": len(item.chunk.keys), "told": item.told}
                 for item in self.incomplete
             ],
-            "lost": [_pair(lost) for lost in coverage.lost],
+            "lost": [_pair(lost) for lost in self.lost],
         }
 
 
@@ -136,9 +144,10 @@ async def inspect_topic(
         async def work() -> None:
             nonlocal done
             for report, chunk in waiting:
-                lacking = await _lacking(store, chunk)
+                lacking, eaten = await _ask(store, chunk)
                 if lacking is not None:
                     report.incomplete.append(lacking)
+                report.eaten += eaten
                 done += 1
                 if done % 100 == 0:
                     progress(f"{topic}: {done:,} of {len(chunks):,} chunks")
@@ -154,15 +163,18 @@ async def inspect_topic(
     return TopicReport(topic, found.strangers, tuple(reports.values()))
 
 
-async def _lacking(store: ObjectStore, chunk: Chunk) -> Incomplete | None:
-    """What a chunk lacks, if anything. Asks no more objects than it takes to know."""
+async def _ask(store: ObjectStore, chunk: Chunk) -> tuple[Incomplete | None, set[Range]]:
+    """What a chunk lacks, if anything, and what of it Kafka had dropped: any of its objects may tell."""
     told: list[int | None] = []
+    eaten = set()
     for key in chunk.keys:
         found = await patiently(lambda key=key: store.head(key))  # type: ignore[misc]
         told.append(None if found is None else told_objects(found.metadata))
-        if is_complete(len(chunk.keys), told):
-            return None
-    return Incomplete(chunk, min((number for number in told if number is not None), default=None))
+        if found is not None and (lost := told_lost(found.metadata)) is not None:
+            eaten.add(lost)
+    if is_complete(len(chunk.keys), told):
+        return None, eaten
+    return Incomplete(chunk, min((number for number in told if number is not None), default=None)), eaten
 
 
 def _count(offsets: Range) -> str:
@@ -190,14 +202,14 @@ def _show(console: Console, report: TopicReport, place: str, *, names_only: bool
             f"{len(coverage.chunks):,}",
             f"{coverage.objects:,}",
             f"{coverage.size:,}",
-            str(sum(lost.end - lost.start for lost in coverage.lost)),
+            str(sum(lost.end - lost.start for lost in partition.lost)),
             *(str(number) for number in numbers[:2]),
             "not asked" if names_only else str(numbers[2]),
             style="" if partition.whole else "bold red",
         )
     show_table(console, table)
     for partition in report.partitions:
-        for lost in partition.coverage.lost:
+        for lost in partition.lost:
             place = f"{report.topic}/{partition.coverage.partition}"
             console.print(Text(f"{place}: {lost} was gone from Kafka before it could be archived", "yellow"))
         problems = list(partition.problems())

@@ -189,6 +189,11 @@ class Trial:
         async with self.store() as store:
             return await survey(store, prefix=self.prefix, topic=self.topic)
 
+    async def stamps(self) -> dict[str, object]:
+        """The keys of the topic's objects, and when each was written."""
+        async with self.store() as store:
+            return {item.key: item.modified async for item in store.list(f"{self.prefix}/{self.topic}/")}
+
     async def stored(self, timeout: float = 60) -> None:
         """Wait until everything that is in Kafka now is stored and committed."""
         ends = await self.log_ends()

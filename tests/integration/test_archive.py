@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
-from aiokafka import TopicPartition
 
 from headrace.local.kafka import run_tool
 from tests.trial import Trial, trial, values
@@ -273,31 +272,6 @@ async def _make_anew(it: Trial) -> None:
 
     await it.eventually(gone)
     await it.create_topic()
-
-
-async def test_records_that_kafka_dropped_are_told_not_skipped(new_trial: NewTrial) -> None:
-    it = new_trial(partitions=1)
-    await it.create_topic()
-    await it.produce(1000)
-    consumer = it.start()
-    await it.stored()
-    consumer.terminate()
-    await consumer.ended()
-    await it.produce(1000, first=1000)
-    await _delete_records(it, 1400)
-    consumer = it.start()
-    await it.stored()
-    coverage = (await it.survey()).coverage(0)
-    assert [(gap.start, gap.end) for gap in coverage.lost] == [(1000, 1400)]
-    assert [record.offset for record in (await it.archive())[0]] == [*range(1000), *range(1400, 2000)]
-    assert "were gone from Kafka" in consumer.text
-
-
-async def _delete_records(it: Trial, before: int) -> None:
-    from aiokafka.admin import RecordsToDelete
-
-    async with it.admin() as admin:
-        await admin.delete_records({TopicPartition(it.topic, 0): RecordsToDelete(before)})
 
 
 async def test_another_layout_is_taken_when_no_claims_are_open(new_trial: NewTrial) -> None:

@@ -9,7 +9,6 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
-from aiokafka.admin import RecordsToDelete
 
 from headrace.local.ports import free_ports
 from tests.s3_proxy import Fault, never, on_objects, s3_proxy, weather
@@ -188,36 +187,6 @@ async def test_another_layout_waits_for_the_claims_of_the_former(new_trial: NewT
     it.start(COMPRESSION="gzip")
     await it.stored()
     assert await it.assert_exactly_once() == 2000
-
-
-async def test_retention_that_eats_into_claimed_chunks(new_trial: NewTrial) -> None:
-    """Claimed chunks keep their names and ends; what is left of them is stored, and the loss is told."""
-    it = new_trial(partitions=1)
-    await it.create_topic()
-    await it.produce(2000)
-    async with s3_proxy(it.environment["AWS_ENDPOINT_URL_S3"], on_objects(Fault.UNAVAILABLE)) as proxy:
-        first = it.start(AWS_ENDPOINT_URL_S3=proxy.endpoint)
-
-        async def claimed() -> bool:
-            return (await it.committed())[it.tps[0]][1].count(",") >= 2
-
-        await it.eventually(claimed, what="three chunks are claimed")
-        first.kill()
-    async with it.admin() as admin:
-        await admin.delete_records({it.tps[0]: RecordsToDelete(700)})
-    second = it.start()
-    await it.stored()
-    coverage = (await it.survey()).coverage(0)
-    assert [(gap.start, gap.end) for gap in coverage.lost] == [(0, 500)]
-    assert [(c.offsets.start, c.offsets.end) for c in coverage.chunks[:3]] == [(0, 500), (500, 1000), (1000, 1500)]
-    async with it.store() as store:
-        head = await store.head(coverage.chunks[1].keys[0])
-    assert head is not None
-    assert head.metadata["headrace-lost"] == "500-700"
-    assert [record.offset for record in (await it.archive())[0]] == [*range(700, 2000)]
-    assert "offsets [0, 500) were gone from Kafka" in second.text
-    code, text = await it.run("verify")
-    assert code == 0, text
 
 
 async def test_kills_and_pauses_in_foul_weather(new_trial: NewTrial) -> None:

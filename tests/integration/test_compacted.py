@@ -145,7 +145,7 @@ async def test_claimed_chunks_keep_names_and_ends_when_compaction_takes_their_re
         first = it.start(**settings)
         await _landed_and_claimed(it, proxy)
         first.kill()
-        before = await _stamps(it)
+        before = await it.stamps()
         assert len(before) == 1
         await keep_updating(it, sent, 200)
         await cleaned(it, sent, below=Range(0, 200))
@@ -162,7 +162,7 @@ async def test_claimed_chunks_keep_names_and_ends_when_compaction_takes_their_re
     ]
     archive = (await it.archive())[0]
     assert [record for record in archive if record.offset < 200] == [sent[0, offset] for offset in range(50)]
-    after = await _stamps(it)
+    after = await it.stamps()
     assert {key: after[key] for key in before} == before, "a whole chunk was written again"
     await assert_kept(it, sent)
 
@@ -173,9 +173,3 @@ async def _landed_and_claimed(it: Trial, proxy: S3Proxy) -> None:
         return proxy.seen[Fault.LOST_REPLY] > 0 and claims == "50,50,50,50"
 
     await it.eventually(true, what="four chunks are claimed, and the first has landed")
-
-
-async def _stamps(it: Trial) -> dict[str, object]:
-    """Objects of the topic, and when each was written."""
-    async with it.store() as store:
-        return {item.key: item.modified async for item in store.list(f"{it.prefix}/{it.topic}/")}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.coverage import CHUNK_OBJECTS, Chunk, Coverage, Survey, is_complete, told_objects
+from headrace.coverage import CHUNK_OBJECTS, LOST, Chunk, Coverage, Survey, is_complete, told_lost, told_objects
 from headrace.objects import Range, gap_key, object_key, parse_key
 
 
@@ -113,3 +113,8 @@ def test_a_gap_is_told_by_its_name() -> None:
     gap = parse_key(gap_key(prefix="p", topic="t", partition=0, offsets=Range(1, 2)))
     assert gap is not None
     assert gap.is_gap
+
+
+def test_an_object_tells_what_was_lost() -> None:
+    assert told_lost({LOST: "500-700"}) == Range(500, 700)
+    assert [told_lost(told) for told in ({}, {LOST: "7"}, {LOST: "a-b"}, {LOST: "7-7"})] == [None] * 4
