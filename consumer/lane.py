@@ -177,6 +177,8 @@ class Lane:
         """Open the next chunk; pass over what is stored, and close gaps on the way."""
         while self._segments and self._segments[0].offsets.start == self.claims.last_end:
             segment = self._segments.popleft()
+            if self._stop is not None and segment.offsets.start >= self._stop and not segment.claimed:
+                continue  # beyond a replay's end
             if segment.kind is SegmentKind.RECUT:
                 self._open = OpenChunk(
                     segment.offsets.start,

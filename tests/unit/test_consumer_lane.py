@@ -438,3 +438,11 @@ def test_a_replay_ends_at_its_stop_where_kafka_has_dropped_what_lies_beyond(stop
     assert cargo is not None
     assert cargo.lost == lost
     assert (lane.state is LaneState.FINISHED) == (stop == 30)
+
+
+def test_a_replay_ends_where_only_dropped_offsets_lie_beyond_its_stop() -> None:
+    """Nothing is claimed from the stop on: a chunk without an offset could not be read back."""
+    gap = Segment(SegmentKind.GAP, Range(5, 9), claimed=False, lost=Range(5, 9))
+    lane = lane_of(free(5, gap, floor=9), stop=5)
+    assert lane.state is LaneState.FINISHED
+    assert closed(lane) == []
