@@ -90,8 +90,10 @@ def test_what_an_endpoint_takes_stays_and_that_is_said() -> None:
     told = what_it_makes(wishes, Place(kafka, None, own=False, folder=Path()), Workspace(kafka, None, partitions=1))
     assert told == [
         "Place: Kafka at k:1.",
-        "Requests: as many as http://theirs/payloads takes. "
-        "What they carry goes where that endpoint sends it, and stays.",
+        (
+            "Requests: as many as http://theirs/payloads takes. "
+            "What they carry goes where that endpoint sends it, and stays."
+        ),
     ]
 
 
