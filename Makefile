@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup up test unit check format lock coverage bench clean simulate
+.PHONY: help setup up test unit check format lock coverage bench clean simulate chaos
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1mmake %-10s\033[0m %s\n", $$1, $$2}'
@@ -41,6 +41,10 @@ SEEDS ?= 20000
 simulate: setup ## simulated schedules of the archiver: SEEDS=1000000, or from-to (the tests run the first 2,000)
 	$(BIN)/python -m tests.simulation $(if $(findstring -,$(SEEDS)),$(SEEDS),0-$(SEEDS))
 
+FAULTS ?= 200
+chaos: setup ## real processes and servers, killed, paused and cut off under load: FAULTS=200, SEED=… (docs/RELIABILITY.md)
+	$(BIN)/python -m tests.chaos --faults $(FAULTS) $(if $(SEED),--seed $(SEED))
+
 check: setup ## format, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -65,8 +69,9 @@ lock: setup ## pin the packages again, by hash
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-annotate --no-header \
 		--python-version 3.11 pyproject.toml -o requirements/run.txt -c requirements/dev.txt
 
-bench: setup ## what a record costs from Kafka to S3, on a stack of its own (bench/RESULTS.md)
-	$(BIN)/python -m bench.archive
+PEER_GO ?= $(wildcard ../shared/peers/go)
+bench: setup ## what requests and records cost, on a stack of its own: ARGS=--record keeps it (bench/RESULTS.md), ARGS=--help
+	$(BIN)/headrace bench --own-stack $(if $(PEER_GO),--peer-go $(PEER_GO)) $(ARGS)
 
 clean: ## throw away .venv/ and caches (the local stack's data in .headrace/ stays)
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage

@@ -10,7 +10,6 @@ import sys
 import click
 import orjson
 
-from tests.chaos.cast import tails
 from tests.chaos.plan import Kind
 from tests.chaos.run import Options, chaos
 from tests.simulation.mutants import MUTANTS
@@ -45,10 +44,7 @@ def main(
     report = asyncio.run(chaos(options))
     click.echo(orjson.dumps(report.as_json(), option=orjson.OPT_INDENT_2) if as_json else report.as_text())
     if report.violations:
-        from pathlib import Path
-
-        if mutant is None:
-            click.echo(tails(sorted(Path(report.logs).glob("*.log")), 4000), err=True)
+        click.echo(report.tails, err=True)
         sys.exit(1)
 
 

@@ -114,9 +114,6 @@ class Cast:
                     return member
             await asyncio.sleep(0.1)
 
-    def tail(self, size: int = 3000) -> str:
-        return tails((member.log for member in self.members), size)
-
     def complaints(self) -> list[str]:
         return [complaint for member in self.members for complaint in member.complaints]
 

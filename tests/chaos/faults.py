@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from tests.trial import Trial
 
 MOST_CONSUMERS: Final = 4
-SETTLE_SECONDS: Final = 12.0
 SPELLS: Final = {
     Kind.S3_OUTAGE: Fault.RESET,
     Kind.S3_UNAVAILABLE: Fault.UNAVAILABLE,
@@ -77,7 +76,7 @@ class Havoc:
         new_consumer: Callable[[], Member],
         weather: Weather,
         watch: Watch,
-        seed: int,
+        settle_seconds: float,
         say: Callable[[str], None],
     ) -> None:
         self._trial = trial
@@ -87,7 +86,7 @@ class Havoc:
         self._new_consumer = new_consumer
         self._weather = weather
         self._watch = watch
-        self._dice = random.Random(f"havoc {seed}")
+        self._settle_seconds = settle_seconds
         self._say = say
         self._began = time.monotonic()
         self._broker = asyncio.Lock()
@@ -111,7 +110,7 @@ class Havoc:
     async def _settle(self) -> None:
         before = self._watch.stored
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(SETTLE_SECONDS):
+            async with asyncio.timeout(self._settle_seconds):
                 while self._watch.stored == before:
                     await asyncio.sleep(0.1)
 

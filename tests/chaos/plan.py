@@ -97,6 +97,7 @@ class Setting:
     reply_seconds: float
     lost_share: float
     settings: Mapping[str, str]
+    settle_seconds: float
 
     @property
     def upload_timeout(self) -> float:
@@ -112,7 +113,10 @@ class Setting:
 
 
 def draw_setting(seed: int, *, short: bool = False) -> Setting:
-    """Small chunks and short time-outs, so that many claims, commits and takeovers happen in every minute. Chunks' limits: `draw_limits`."""
+    """Small chunks and short time-outs, so that many claims, commits and takeovers happen in every minute.
+
+    When chunks close, `draw_limits` says.
+    """
     dice = random.Random(f"setting {seed}")
     return Setting(
         consumers=dice.choice((2, 3, 4)),
@@ -125,8 +129,9 @@ def draw_setting(seed: int, *, short: bool = False) -> Setting:
             "COMPRESSION": dice.choice(("zstd", "zstd", "gzip", "none")),
             "UPLOAD_TIMEOUT_SECONDS": "1.5" if short else "4",
             "SESSION_TIMEOUT_SECONDS": "2" if short else "3",
-            "DRAIN_SECONDS": "5",
+            "DRAIN_SECONDS": "3" if short else "5",
         },
+        settle_seconds=4 if short else 12,
     )
 
 
@@ -150,13 +155,13 @@ def draw_steps(seed: int, faults: int, *, short: bool = False, only: frozenset[K
         for kind in _deck(kinds, faults, dice):
             odds = ODDS[kind]
             yield Step(
-                calm=dice.uniform(0.2, 2.0) if short else dice.choice((dice.uniform(0.2, 2), dice.uniform(1, 7))),
+                calm=dice.uniform(0.2, 1.5) if short else dice.choice((dice.uniform(0.2, 2), dice.uniform(1, 7))),
                 kind=kind,
                 member=dice.randrange(8),
-                seconds=dice.uniform(odds.least, odds.most if not short else odds.least * 1.2),
+                seconds=dice.uniform(odds.least, odds.most) * (0.45 if short else 1),
                 place=dice.random(),
                 hard=dice.random() < 0.5,
-                settle=dice.random() < 0.5,
+                settle=dice.random() < (0.3 if short else 0.5),
             )
 
 

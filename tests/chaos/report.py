@@ -46,9 +46,13 @@ class Report:
     violations: list[str] = field(default_factory=list)
     logs: str = ""
     """The folder of the processes' logs, where it was kept."""
+    tails: str = ""
+    """The ends of these logs, where something was violated."""
 
     def as_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self) | {"faults_in_all": sum(self.faults.values())}
+        facts = dataclasses.asdict(self) | {"faults_in_all": sum(self.faults.values())}
+        del facts["tails"]
+        return facts
 
     def as_text(self) -> str:
         lines = [f"seed {self.seed}" + (f", mutant {self.mutant}" if self.mutant else "")]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from headrace.local.ports import free_ports
-from tests.chaos.cast import Cast, Member
+from tests.chaos.cast import Cast, Member, tails
 from tests.chaos.faults import Havoc, Weather
 from tests.chaos.ledger import Ledger
 from tests.chaos.load import HttpLoad, NativeLoad, Outcome
@@ -40,7 +40,10 @@ WHOLE_SECONDS: Final = 180.0
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """`keep`: the logs, also when nothing was violated. `short`: the form for CI. `only`: no other kinds of harm. `minutes`: go on at least so long."""
+    """`keep`: the logs, also when nothing was violated. `short`: the form for CI. `only`: no other kinds of harm.
+
+    `minutes`: go on for at least so long.
+    """
 
     seed: int
     faults: int = 200
@@ -65,6 +68,8 @@ async def chaos(options: Options) -> Report:
     finally:
         if report.violations or report.verdict is None or options.keep:
             report.logs = str(folder)
+            if report.violations and options.mutant is None:
+                report.tails = tails(sorted(folder.glob("*.log")), 4000)
         else:
             shutil.rmtree(folder)
     return report
@@ -183,7 +188,7 @@ class _Run:
             new_consumer=self._consumer,
             weather=self._sky,
             watch=self._watch,
-            seed=options.seed,
+            settle_seconds=self._setting.settle_seconds,
             say=options.say,
         )
         stop = asyncio.Event()
