@@ -17,6 +17,8 @@ import orjson
 from headrace.errors import HeadraceError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from headrace.bench.figures import Figures
     from headrace.bench.place import Place
     from headrace.bench.run import Wishes
@@ -168,7 +170,7 @@ def _tell(figures: Figures, place: Place, json_file: Path | None, record: Path |
     if not (figures.front or figures.back or figures.whole):
         return
     machine = describe() | {"servers": place.versions}
-    command = shlex.join(["headrace", *sys.argv[1:]])
+    command = told_command(sys.argv[1:])
     if json_file is not None:
         content = orjson.dumps(
             {"machine": machine, "place": place.words, "command": command, **figures.as_json()},
@@ -191,6 +193,16 @@ def _tell(figures: Figures, place: Place, json_file: Path | None, record: Path |
         where = f"{servers} on the same machine" if servers else "Kafka and S3 elsewhere"
         append(record, markdown(figures, machine, where, command))
         console.print(f"Written to {record}.")
+
+
+def told_command(arguments: Sequence[str]) -> str:
+    """The command line as it may be kept: a header's value, which may be a secret, is left out."""
+    told = []
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        option, equals, value = argument.partition("=") if argument.startswith("--header=") else ("", "", argument)
+        secret = bool(equals) or before == "--header"
+        told.append(f"{option}{equals}{value.partition(':')[0]}:…" if secret else argument)
+    return shlex.join(["headrace", *told])
 
 
 def append(file: Path, section: str) -> None:

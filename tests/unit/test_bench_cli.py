@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from headrace.bench.cli import append
+from headrace.bench.cli import append, told_command
 from headrace.bench.place import Place
 from headrace.bench.run import Wishes, what_it_makes
 from headrace.bench.workspace import Workspace
@@ -111,3 +112,8 @@ def test_a_section_is_added_and_what_stood_there_stays(tmp_path: Path) -> None:
     append(file, "## two\n")
     assert file.read_text() == "## one\n\n## two\n"
     assert [path.name for path in tmp_path.iterdir()] == ["RESULTS.md"]
+
+
+def test_the_command_that_is_kept_tells_no_secrets() -> None:
+    told = told_command(["bench", "--header", "Authorization: Bearer s3cret", "--header=X-Key:s3cret", "--rounds", "1"])
+    assert shlex.split(told)[2:] == ["--header", "Authorization:…", "--header=X-Key:…", "--rounds", "1"]
