@@ -124,7 +124,7 @@ class Claims:
         """`known`: Kafka has this very commit already. `most`: claims in flight at most."""
         self._committed = committed if known else None
         self._layout = committed.layout
-        self._topic_id = committed.topic_id
+        self.topic_id = committed.topic_id
         self._start = committed.start
         self._durable = committed.durable
         self._fill_until = committed.fill_until
@@ -221,7 +221,7 @@ class Claims:
     def _wish(self, ends: tuple[int, ...], start: int) -> Committed:
         durable = max(start, self._durable)
         fill_until = self._fill_until if durable < self._fill_until else 0
-        return Committed(durable, start, (*ends, *self._inherited), fill_until, self._layout, self._topic_id)
+        return Committed(durable, start, (*ends, *self._inherited), fill_until, self._layout, self.topic_id)
 
     def acknowledged(self, plan: Plan) -> list[ClosedChunk]:
         """Kafka has stored the commit. Returns the chunks that may now be uploaded."""

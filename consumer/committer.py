@@ -7,16 +7,23 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from consumer import metrics
+from consumer.claims import ChunkState
 from consumer.offsets import FENCED, GroupUnavailable, split
+from consumer.takeover import made_anew
 from headrace.errors import HeadraceError
+from headrace.kafka import KafkaUnavailable, TopicMissing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from aiokafka import TopicPartition
+
     from consumer.claims import Plan
     from consumer.dispatcher import Dispatcher
+    from consumer.lane import Lane
     from consumer.offsets import Membership
     from consumer.source import Source
+    from headrace.kafka import KafkaCluster
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +42,7 @@ class Committer:
         *,
         membership: Membership,
         source: Source,
+        cluster: KafkaCluster,
         dispatcher: Dispatcher,
         clock: Callable[[], float],
         settled: Callable[[], None],
@@ -42,6 +50,7 @@ class Committer:
         """`settled` is called when Kafka knows all there is to know."""
         self._membership = membership
         self._source = source
+        self._cluster = cluster
         self._dispatcher = dispatcher
         self._clock = clock
         self._settled = settled
@@ -74,6 +83,11 @@ class Committer:
         """Commit all plans. True when something is to be asked again."""
         plans = {lane.partition: (lane, plan) for lane, plan in self._dispatcher.plans()}
         again = False
+        for topic in sorted({tp.topic for tp, (_, plan) in plans.items() if _claims_anew(plan)}):
+            mine = {tp: it for tp, it in plans.items() if tp.topic == topic}
+            codes = await self._check_topic(topic, mine)
+            for tp, code in codes.items():
+                again |= self._dispatcher.answered(*plans.pop(tp), code)
         entries = {tp: _entry(plan) for tp, (_, plan) in plans.items()}
         for part in split(entries):
             sent = self._clock()
@@ -93,6 +107,30 @@ class Committer:
             if all(code == 0 for code in codes.values()):
                 self._source.last_heartbeat = max(self._source.last_heartbeat, sent)
         return again
+
+    async def _check_topic(
+        self, topic: str, plans: dict[TopicPartition, tuple[Lane, Plan]]
+    ) -> dict[TopicPartition, int]:
+        """What lanes hold is of the topic that they took over if it is still there after the last fetch.
+
+        Fetches and commits go by a topic's name alone: they would not notice one that was made anew meanwhile.
+        Returns what Kafka would have to answer for those whose plans must not be committed now.
+        """
+        try:
+            now = await self._cluster.topic(topic)
+        except KafkaUnavailable as error:
+            log.warning("%s", error)
+            return dict.fromkeys(plans, 7)
+        except TopicMissing:
+            return {}  # the commit's answer says so
+        others = {tp: it for tp, it in plans.items() if it[0].claims.topic_id != now.id}
+        for lane, _ in others.values():
+            self._dispatcher.halt(lane, str(made_anew(topic, was=lane.claims.topic_id, now=now.id)))
+        return dict.fromkeys(others, 7)
+
+
+def _claims_anew(plan: Plan) -> bool:
+    return any(chunk.state is ChunkState.CLOSED for chunk in plan.chunks)
 
 
 def _entry(plan: Plan) -> tuple[int, str]:

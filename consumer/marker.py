@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from consumer.layout import LAYOUT_VERSION
-from headrace.errors import HaltError, HeadraceError
+from consumer.takeover import made_anew
+from headrace.errors import HeadraceError
 from headrace.objects import control_folder
 
 if TYPE_CHECKING:
@@ -92,11 +93,7 @@ async def claim_prefix(
     else:
         marker = read(body, key)
         if marker.topic_id != topic.id:
-            raise HaltError(
-                f"Topic {topic.name} was deleted and made anew since {key} was written (its id was {marker.topic_id}, "
-                f"now {topic.id}): its offsets count from the start again. Archive the new topic with another "
-                f"S3_PREFIX and KAFKA_GROUP."
-            )
+            raise made_anew(topic.name, was=marker.topic_id, now=topic.id)
     if body is None or marker.fingerprint != layout.fingerprint:
         marker = Marker(topic.id, layout.fingerprint, marker.generation, marker.member_id, marker.bounds)
         await store.put(key, marker.body(topic, group, layout), metadata={}, content_type="application/json")

@@ -19,7 +19,7 @@ from consumer.session import Outcome, Session
 from consumer.source import Source, new_consumer
 from consumer.taking import Bounds, Taking
 from consumer.uploader import Uploader
-from headrace.kafka import KafkaCluster, KafkaUnavailable, open_cluster
+from headrace.kafka import KafkaCluster, KafkaUnavailable, TopicMissing, open_cluster
 from headrace.lifecycle import clock, unless
 from headrace.management import Health, serve_management
 from headrace.s3 import ObjectStore, open_store
@@ -39,6 +39,8 @@ GIVE_BACK_SECONDS: Final = 5.0
 """How long a rebalance waits for uploads that are under way; what isn't stored by then, the next owner stores."""
 PAUSE_SECONDS: Final = 1.0
 REJOIN_SECONDS: Final = 0.3
+TOPICS_SECONDS: Final = 5.0
+"""Between two looks whether all topics are there."""
 HEALTH_PART: Final = "group"
 
 
@@ -96,8 +98,10 @@ class Archiver:
             ):
                 if cluster is not None:
                     await self._ensure_topics(cluster, stop)
+                    watching = tasks.create_task(self._watch_topics(cluster))
                     while not stop.is_set() and outcome is not Outcome.FINISHED:
                         outcome = await self._membership(store, cluster, stop)
+                    watching.cancel()
             management.cancel()
         return outcome is Outcome.FINISHED
 
@@ -108,15 +112,40 @@ class Archiver:
         return sum(max(0, lane.claims.durable - bounds[tp][0]) for tp, lane in self._lanes.items() if tp in bounds)
 
     async def _ensure_topics(self, cluster: KafkaCluster, stop: asyncio.Event) -> None:
+        """Make topics where that is wanted. Raises TopicMissing when none of them is there."""
         partitions, replication = self._settings.kafka_topic_partitions, self._settings.kafka_topic_replication
-        missing = list(self._settings.kafka_topic)
-        while missing and not stop.is_set():
+        wanted = list(self._settings.kafka_topic)
+        missing: TopicMissing | None = None
+        there = 0
+        while wanted and not stop.is_set():
             try:
-                await unless(stop, cluster.ensure_topic(missing[0], partitions=partitions, replication=replication))
+                await unless(stop, cluster.ensure_topic(wanted[0], partitions=partitions, replication=replication))
+                there += 1
             except KafkaUnavailable as error:
                 await self._wait(stop, error)
-            else:
-                del missing[0]
+                continue
+            except TopicMissing as error:
+                missing = missing or error
+            del wanted[0]
+        if missing is not None and there == 0:
+            raise missing
+
+    async def _watch_topics(self, cluster: KafkaCluster) -> None:
+        """Tell which topics are missing, as long as they are; the others go on. Until cancelled."""
+        while True:
+            for name in self._settings.kafka_topic:
+                part = f"topic {name}"
+                try:
+                    await cluster.topic(name)
+                except TopicMissing as error:
+                    if part not in self.health.problems:
+                        log.error("%s", error)  # noqa: TRY400 - its sentence says it all
+                    self.health.report(part, str(error))
+                except KafkaUnavailable:
+                    pass  # whoever needs Kafka says so
+                else:
+                    self.health.report(part, None)
+            await asyncio.sleep(TOPICS_SECONDS)
 
     @contextlib.asynccontextmanager
     async def _cluster(self, stop: asyncio.Event) -> AsyncIterator[KafkaCluster | None]:

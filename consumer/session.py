@@ -79,6 +79,7 @@ class Session:
             dispatcher=dispatcher,
             clock=clock,
             settled=self._finish_replay,
+            cluster=cluster,
         )
         self._taken: set[TopicPartition] = set()
         self._halted: dict[TopicPartition, str] = {}
@@ -108,6 +109,7 @@ class Session:
         except* HeadraceError as failed:
             error = _first(failed)
         finally:
+            clear_halts(self._health, assignment.partitions)
             assignment.ended.set()
         if (running := asyncio.current_task()) is not None and running.cancelling():
             raise asyncio.CancelledError  # a TaskGroup forgets it where an error came at the same time

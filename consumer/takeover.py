@@ -102,15 +102,13 @@ def assess(*, log: Log, offset: int, metadata: str | None, layout: str, origin: 
         what = "nothing is committed" if offset < 0 else f"offset {offset} was committed by another tool"
         return NeedsList(what, quiet=True, committed=None, origin=offset if offset >= 0 or origin is None else origin)
     if committed.topic_id != log.topic_id:
-        raise HaltError(
-            f"{log}: the topic was deleted and made anew (its id was {committed.topic_id}, now {log.topic_id}): "
-            f"its offsets count from the start again. Archive the new topic with another S3_PREFIX and KAFKA_GROUP."
-        )
+        raise made_anew(log.topic, was=committed.topic_id, now=log.topic_id)
     known_end = max(committed.last_end, committed.durable)
     if log.end < known_end:
         raise HaltError(
             f"{log}: the log ends at {log.end}, but offsets up to {known_end} were archived or claimed: Kafka has lost "
-            f"acknowledged records (unclean leader election?). To go on with what comes, use another S3_PREFIX."
+            f"acknowledged records (unclean leader election?). To go on, from what is "
+            f"left of the log, use another S3_PREFIX and KAFKA_GROUP."
         )
     if committed.layout != layout:
         if committed.ends:
@@ -135,6 +133,14 @@ def assess(*, log: Log, offset: int, metadata: str | None, layout: str, origin: 
         gap = Segment(SegmentKind.GAP, Range(committed.start, log.start), claimed=False, lost=lost)
         return Takeover(committed, True, (gap,), log.start, f"Kafka dropped {lost} before it was archived")
     return Takeover(committed, True, tuple(_claimed(committed)), committed.durable)
+
+
+def made_anew(topic: str, *, was: str, now: str) -> HaltError:
+    """The topic of this name has another id than the one that was archived."""
+    return HaltError(
+        f"Topic {topic} was deleted and made anew (its id was {was}, now {now}): its offsets count from the start "
+        f"again. Archive the new topic with another S3_PREFIX and KAFKA_GROUP."
+    )
 
 
 def _claimed(committed: Committed) -> list[Segment]:
@@ -189,7 +195,8 @@ def _check(log: Log, covered: Sequence[Covered]) -> None:
     if covered and covered[-1].offsets.end > log.end:
         raise HaltError(
             f"{log}: S3 has objects up to offset {covered[-1].offsets.end}, but the log ends at {log.end}: "
-            f"this is another log, or Kafka has lost records. To archive it, use another S3_PREFIX."
+            f"this is another log, or Kafka has lost records. To archive it, use another "
+            f"S3_PREFIX and KAFKA_GROUP."
         )
 
 

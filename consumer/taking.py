@@ -13,7 +13,7 @@ from consumer.offsets import GroupUnavailable
 from consumer.standing import standing
 from consumer.takeover import Log, NeedsList, Takeover, assess, fill
 from headrace.errors import HaltError
-from headrace.kafka import EARLIEST, LATEST, KafkaUnavailable
+from headrace.kafka import EARLIEST, LATEST, KafkaUnavailable, TopicMissing
 from headrace.s3 import S3Refused, S3Unavailable
 
 if TYPE_CHECKING:
@@ -87,10 +87,10 @@ class Taking:
         for name in sorted({partition.topic for partition in partitions}):
             try:
                 known[name] = await self._know(name, membership)
-            except HaltError as error:
+            except (HaltError, TopicMissing) as error:
                 for partition in partitions:
                     if partition.topic == name:
-                        yield partition, error
+                        yield partition, HaltError(str(error))
         rest = sorted(partition for partition in partitions if partition.topic in known)
         commits = await self._patiently(partial(self._offsets.fetch, rest))
         logs = await self._logs(rest, known)

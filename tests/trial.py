@@ -137,6 +137,18 @@ class Trial:
             answer = await admin.create_topics([new])
             assert answer.topic_errors[0][1] == 0, answer
 
+    async def make_anew(self) -> None:
+        """Delete the topic, and create another one of the same name."""
+        async with self.admin() as admin:
+            await admin.delete_topics([self.topic])
+
+        async def gone() -> bool:
+            async with self.admin() as admin:
+                return self.topic not in await admin.list_topics()
+
+        await self.eventually(gone)
+        await self.create_topic()
+
     @contextlib.asynccontextmanager
     async def admin(self) -> AsyncIterator[AIOKafkaAdminClient]:
         admin = AIOKafkaAdminClient(**self.kafka_settings.kafka_options())

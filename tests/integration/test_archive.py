@@ -225,7 +225,7 @@ async def test_a_replay_that_cannot_be_made_whole_ends_with_an_error(new_trial: 
     arguments = ("replay", "--prefix", f"{it.prefix}-again")
     code, text = await it.run(*arguments)
     assert code == 0, text
-    await _make_anew(it)
+    await it.make_anew()
     code, text = await it.run(*arguments)
     assert code == 1, text
     assert "The replay can't be made whole" in text
@@ -241,37 +241,6 @@ async def test_another_groups_prefix_is_refused(new_trial: NewTrial) -> None:
     stranger = it.start(KAFKA_GROUP=f"{it.group}-other")
     assert await stranger.ended() == 1
     assert "another group or cluster archives topic" in stranger.text
-
-
-async def test_a_topic_made_anew_halts_its_partitions(new_trial: NewTrial) -> None:
-    it = new_trial(partitions=1)
-    await it.create_topic()
-    await it.produce(100)
-    consumer = it.start()
-    await it.stored()
-    consumer.terminate()
-    await consumer.ended()
-    await _make_anew(it)
-    await it.produce(150)
-    again = it.start()
-
-    async def told() -> bool:
-        return "was deleted and made anew" in again.text
-
-    await it.eventually(told)
-    assert len(values(await it.archive())) == 100
-
-
-async def _make_anew(it: Trial) -> None:
-    async with it.admin() as admin:
-        await admin.delete_topics([it.topic])
-
-    async def gone() -> bool:
-        async with it.admin() as admin:
-            return it.topic not in await admin.list_topics()
-
-    await it.eventually(gone)
-    await it.create_topic()
 
 
 async def test_another_layout_is_taken_when_no_claims_are_open(new_trial: NewTrial) -> None:
