@@ -152,9 +152,12 @@ class Archiving:
                 done = sum(max(0, offset) for offset, _ in committed.values())
                 if done != last:
                     moved, last = time.monotonic(), done
+                if not process.alive():
+                    raise HeadraceError("The archiver ended before everything was stored.")
                 if time.monotonic() - moved > STUCK_SECONDS:
-                    tail = process.log.read_text(errors="replace")[-1500:]
-                    raise HeadraceError(f"The archiver stored nothing more for {STUCK_SECONDS:.0f} s. Its log:\n{tail}")
+                    raise HeadraceError(
+                        f"The archiver stored nothing more for {STUCK_SECONDS:.0f} s. Its log:\n{process.last_words()}"
+                    )
                 await asyncio.sleep(POLL_SECONDS)
 
     async def _stored(self, prefix: str) -> int:

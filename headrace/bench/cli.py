@@ -136,14 +136,15 @@ async def _run(
         say("All of it stays there (--keep)." if keep else "All of that is removed in the end.")
     if ask:
         click.confirm("Go on?", abort=True, err=True)
-    figures = Figures()
+    figures, whole = Figures(), False
     try:
         await run_benchmark(wishes, place, workspace, figures, say)
+        whole = True
     finally:
         if not (keep or place.own):
             for left in await workspace.clean():
                 say(f"Could not be removed: {left}")
-        _tell(figures, place, json_file, record)
+        _tell(figures, place, json_file, record if whole else None)
 
 
 def say(line: str) -> None:

@@ -46,7 +46,7 @@ def sheets(figures: Figures) -> list[Sheet]:
 
 
 def _size(half: str, size: int) -> str:
-    return f"{size} payloads" if half == "front" else f"{size} B"
+    return f"{size} a request" if half == "front" else f"{size} B"
 
 
 def _front_sheet(runs: Sequence[FrontRun]) -> Sheet:

@@ -178,7 +178,7 @@ def front_line(run: FrontRun) -> str:
     cost = run.cpu_us_request()
     paid = "" if cost is None else f", {cost:.1f} CPU-µs a request"
     return (
-        f"front {run.round}: {run.subject}, {run.payloads} payloads: {run.requests_second:,.0f} requests/s{paid}, "
+        f"front {run.round}: {run.subject}, {run.payloads} a request: {run.requests_second:,.0f} requests/s{paid}, "
         f"p99 {run.answers.p99_ms:.0f} ms{_trouble(run)}"
     )
 

@@ -18,7 +18,7 @@ from headrace.bench.figures import OURS
 from headrace.errors import HeadraceError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
     from headrace.bench.place import Place
 
@@ -47,6 +47,10 @@ class Running:
     name: str
     pid: int
     log: Path
+    alive: Callable[[], bool]
+
+    def last_words(self) -> str:
+        return self.log.read_text(errors="replace")[-1500:]
 
 
 @contextlib.asynccontextmanager
@@ -64,9 +68,13 @@ async def running(
     # It works in our folder, so that it finds the same headrace.toml.
     child = Child(name, command, log=log, cwd=Path.cwd(), env={**os.environ, **settings})
     try:
-        yield Running(name, child.pid, log)
+        yield Running(name, child.pid, log, lambda: child.running)
         if not child.running:
-            raise HeadraceError(f"{name} ended by itself ({child.exit_code}). Its last words:\n{child.last_lines()}")
+            raise HeadraceError(f"{name} ended by itself ({child.exit_code}).")
+    except HeadraceError as error:
+        if child.running:
+            raise
+        raise HeadraceError(f"{error} The last words of {name}:\n{child.last_lines()}") from error
     finally:
         await asyncio.to_thread(child.stop, STOP_SECONDS)
 
@@ -76,15 +84,18 @@ async def wait_until_ready(process: Running, url: str, status: int = 200, body: 
     end = time.monotonic() + READY_SECONDS
     said = "no answer"
     async with httpx.AsyncClient(trust_env=False, timeout=5) as client:
-        while time.monotonic() < end:
+        while time.monotonic() < end and process.alive():
             with contextlib.suppress(httpx.HTTPError):
                 answer = await (client.get(url) if body is None else client.post(url, content=body))
                 if answer.status_code == status:
                     return
                 said = f"{answer.status_code} {answer.text[:200]}"
             await asyncio.sleep(0.02)
-    tail = process.log.read_text(errors="replace")[-1500:]
-    raise HeadraceError(f"{process.name} was not ready within {READY_SECONDS:.0f} s ({said}). Its log:\n{tail}")
+    if not process.alive():
+        raise HeadraceError(f"{process.name} ended instead of coming up.")
+    raise HeadraceError(
+        f"{process.name} was not ready within {READY_SECONDS:.0f} s ({said}). Its log:\n{process.last_words()}"
+    )
 
 
 def free_port() -> int:
