@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
-from headrace.s3 import ListedObject, S3Unavailable, StoredObject
+from headrace.s3 import ListedObject, S3Refused, S3Unavailable, StoredObject
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
@@ -56,6 +56,8 @@ class MemoryStore:
 
     async def put(self, key: str, body: bytes, *, metadata: Mapping[str, str], content_type: str) -> None:
         put = Put(key, body, {name.lower(): value for name, value in metadata.items()}, content_type)
+        if not all(value.isascii() for value in metadata.values()):
+            raise S3Refused(f"PUT {key}: metadata is not ASCII")
         fault = await self._meet("put", key)
         if fault is None or fault.stored or fault.error is None:
             self._store(put)

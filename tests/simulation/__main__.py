@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tests.simulation.harness import simulate
 from tests.simulation.mutants import MUTANTS, mutated
 from tests.simulation.plan import PROFILES
-from tests.simulation.run import simulate
 
 if TYPE_CHECKING:
     from tests.simulation.world import Tally

@@ -16,15 +16,19 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 UNKNOWN_MEMBER, ILLEGAL_GENERATION, REBALANCING, MEMBER_ID_REQUIRED = 25, 22, 27, 79
+UNKNOWN_TOPIC, METADATA_TOO_LARGE = 3, 12
 
 Reply = "Callable[[Any], None]"
 
 
 class GroupState(enum.Enum):
-    EMPTY = "empty"
-    PREPARING = "preparing"
-    COMPLETING = "completing"
-    STABLE = "stable"
+    """In Kafka's words. DEAD: nobody has heard of the group, or it was deleted."""
+
+    DEAD = "Dead"
+    EMPTY = "Empty"
+    PREPARING = "PreparingRebalance"
+    COMPLETING = "CompletingRebalance"
+    STABLE = "Stable"
 
 
 @dataclass(eq=False)
@@ -50,16 +54,19 @@ class GroupCoordinator:
     """Handles one request after the other; `reply` may be called later, or be thrown away by whoever gave it."""
 
     world: World
-    topic: str
     on_commit: Callable[[TopicPartition, int, str, str], None]
-    state: GroupState = GroupState.EMPTY
+    exists: Callable[[TopicPartition], bool] = lambda _tp: True
+    state: GroupState = GroupState.DEAD
     generation: int = 0
     members: dict[str, Member] = field(default_factory=dict)
     pending: set[str] = field(default_factory=set)
+    """Who was given an id, and has not joined yet: a rebalance waits for them, too."""
     leader: str = ""
     offsets: dict[TopicPartition, Committed] = field(default_factory=dict)
     most_metadata: int = 4096
     _made: int = 0
+    _first: bool = False
+    """The rebalance is that of a group which was empty: it waits for nobody."""
     _rebalance: asyncio.TimerHandle | None = None
 
     # Joining
@@ -70,6 +77,7 @@ class GroupCoordinator:
             self._made += 1
             member_id = f"{hint}-{self._made}"
             self.pending.add(member_id)
+            self.world.later(request._session_timeout / 1000, self._lose_pending, member_id)
             reply(_joined(MEMBER_ID_REQUIRED, member_id=member_id))
             return
         if member_id not in self.members and member_id not in self.pending:
@@ -96,7 +104,13 @@ class GroupCoordinator:
             self._prepare("joined")
         self._maybe_complete()
 
+    def _lose_pending(self, member_id: str) -> None:
+        if member_id in self.pending:
+            self.pending.discard(member_id)
+            self._maybe_complete()
+
     def _prepare(self, why: str) -> None:
+        self._first = self.state in {GroupState.EMPTY, GroupState.DEAD}
         self.state = GroupState.PREPARING
         self.world.say("group", f"rebalances ({why})")
         for member in self.members.values():
@@ -113,11 +127,15 @@ class GroupCoordinator:
             for member in [member for member in self.members.values() if member.joining is None]:
                 self.world.say("group", f"expels {member.id}, which does not join")
                 self._forget(member)
-            self._maybe_complete()
+            self._complete()
 
     def _maybe_complete(self) -> None:
         if self.state is not GroupState.PREPARING or any(m.joining is None for m in self.members.values()):
             return
+        if not self.pending or self._first or not self.members:
+            self._complete()
+
+    def _complete(self) -> None:
         if self._rebalance is not None:
             self._rebalance.cancel()
             self._rebalance = None
@@ -175,7 +193,12 @@ class GroupCoordinator:
         return REBALANCING if self.state is GroupState.PREPARING else 0
 
     def leave(self, member_id: str) -> int:
-        self.pending.discard(member_id)
+        if member_id in self.pending:
+            self.pending.discard(member_id)
+            if self.state in {GroupState.STABLE, GroupState.COMPLETING}:
+                self._prepare("left")
+            self._maybe_complete()
+            return 0
         member = self.members.get(member_id)
         if member is None:
             return UNKNOWN_MEMBER
@@ -218,11 +241,21 @@ class GroupCoordinator:
             self._prepare("left")
         self._maybe_complete()
 
+    def delete(self) -> None:
+        """kafka-consumer-groups.sh --delete: the offsets are gone, and generations count from 1 again."""
+        assert not self.members
+        self.offsets.clear()
+        self.state, self.generation, self.leader = GroupState.DEAD, 0, ""
+
     # Commits
 
     def commit(self, request: Any, hint: str) -> int:
         """Kafka's own rules: a generation below 0 is taken from anybody while the group is empty."""
         generation, member_id = request._consumer_group_generation_id, request._consumer_id
+        if self.state is GroupState.DEAD:
+            if generation >= 0:
+                return ILLEGAL_GENERATION
+            self.state = GroupState.EMPTY
         if not (generation < 0 and self.state is GroupState.EMPTY):
             code = self._check(member_id, generation) if generation >= 0 or member_id else UNKNOWN_MEMBER
             if code:
@@ -236,8 +269,11 @@ class GroupCoordinator:
         codes = {}
         for topic, rows in request._topics:
             for partition, offset, metadata in rows:
+                if not self.exists(TopicPartition(topic, partition)):
+                    codes[partition] = UNKNOWN_TOPIC
+                    continue
                 if len(metadata) > self.most_metadata:
-                    codes[partition] = 12
+                    codes[partition] = METADATA_TOO_LARGE
                     continue
                 codes[partition] = 0
                 self.put_offset(TopicPartition(topic, partition), offset, metadata, hint)

@@ -27,6 +27,7 @@ class Log:
     compacted: set[int] = field(default_factory=set)
     open: list[int] = field(default_factory=list)
     """First offsets of transactions that have not ended."""
+    cut_short: bool = False
 
     @property
     def stable(self) -> int:
@@ -38,6 +39,11 @@ class Log:
         if readable:
             self.records.append(record)
             self.ever[record.offset] = record
+
+    def abort(self, first: int) -> None:
+        """An open transaction's records will never be read. (Nobody else's lie among them here.)"""
+        del self.records[bisect_left(self.records, first, key=_offset) :]
+        self.ever = {offset: record for offset, record in self.ever.items() if offset < first}
 
     def mark(self) -> None:
         """A position without a record: a transaction's marker."""
@@ -57,6 +63,13 @@ class Log:
         """Retention, or DeleteRecords."""
         self.start = max(self.start, min(offset, self.end))
         del self.records[: bisect_left(self.records, self.start, key=_offset)]
+
+    def cut(self, end: int) -> None:
+        """An unclean election: what lay at `end` and beyond was acknowledged, and is no more."""
+        self.end = end
+        self.cut_short = True
+        self.open.clear()
+        del self.records[bisect_left(self.records, end, key=_offset) :]
 
     def compact(self, offsets: set[int]) -> None:
         """These have been superseded by later records of the same key."""

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from consumer.budget import Budget
+from consumer.claims import decode
 from headrace.archive import read_object
 from headrace.objects import GAP_SUFFIX, Range, parse_key
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping, Sequence
 
     from aiokafka import TopicPartition
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from tests.simulation.store import Stored
     from tests.simulation.virtual import Process
     from tests.simulation.world import World
+
+
+FIRST_TOPIC_ID = "topic-1"
 
 
 @dataclass
@@ -42,18 +46,53 @@ class Truth:
     """Chunks of which an operator has removed an object."""
     origin: int = 0
     """Where the archive may begin: what lies below was never asked for."""
+    stop: int | None = None
+    """Where a replay ends."""
+    known_end: int = 0
+    """The highest end that was committed or claimed."""
+    layouts: dict[Range, str] = field(default_factory=dict)
+
+    @property
+    def beyond_log(self) -> bool:
+        """More was archived or claimed than the log has."""
+        return max([self.known_end, *(offsets.end for offsets in self.objects)]) > self.log.end
+
+    @property
+    def end(self) -> int:
+        """Where the archive is whole."""
+        return self.log.end if self.stop is None else self.stop
 
 
 class Oracle:
     """Watches one run from outside. Each finding goes to `world.violated`."""
 
-    def __init__(self, world: World, logs: Mapping[int, Log], layout: Layout) -> None:
+    def __init__(self, world: World, logs: Mapping[int, Log], layouts: Sequence[Layout]) -> None:
         self._world = world
-        self._layout = layout
+        self._layouts = {layout.fingerprint: layout for layout in layouts}
         self.truths = {number: Truth(log) for number, log in logs.items()}
+        self._made_anew = False
 
-    def appended(self, partition: int, offset: int) -> None:
-        self.truths[partition].missing.add(offset)
+    def appended(self, log: Log, offset: int) -> None:
+        truth = self.truths[log.partition]
+        if log is not truth.log:
+            self._made_anew = True
+        elif truth.stop is None or offset < truth.stop:
+            truth.missing.add(offset)
+
+    def wanted(self, spans: Mapping[int, tuple[int, int]]) -> None:
+        """A replay of these ranges, and of nothing else."""
+        for partition, (start, stop) in spans.items():
+            truth = self.truths[partition]
+            truth.origin, truth.stop = start, stop
+            truth.missing = {offset for offset in truth.missing if start <= offset < stop}
+
+    def made_anew(self) -> None:
+        """The topic is another one now: nothing of it may be stored or committed as if it were the former."""
+        self._made_anew = True
+
+    def cut_short(self, partition: int, end: int) -> None:
+        truth = self.truths[partition]
+        truth.missing = {offset for offset in truth.missing if offset < end}
 
     def compacted(self, partition: int, offsets: set[int]) -> None:
         self.truths[partition].missing -= offsets
@@ -74,6 +113,11 @@ class Oracle:
         held = self._content(truth, key, name, stored)
         if held is None:
             return
+        if truth.stop is not None and not truth.origin <= offsets.start < offsets.end <= truth.stop:
+            say(f"{process.name} stored {key}; the replay is of {truth.origin}-{truth.stop}")
+        layout = stored.metadata["headrace-layout"]
+        if truth.layouts.setdefault(offsets, layout) != layout and offsets in truth.objects:
+            say(f"{process.name} stored {key} with layout {layout}; {offsets} is of {truth.layouts[offsets]}")
         if before is not None and len(held) < len(before):
             say(f"{process.name} replaced {key} of {len(before)} records by one of {len(held)}")
             return
@@ -105,13 +149,14 @@ class Oracle:
             say(f"{key} holds {len(records)} records, its metadata says {metadata['headrace-records']}")
         if metadata["headrace-sha256"] != hashlib.sha256(stored.body).hexdigest():
             say(f"{key}: not the digest of its metadata")
+        layout = self._layouts[metadata["headrace-layout"]]
         lost_from, lost_to = map(int, metadata.get("headrace-lost", "0-0").split("-"))
         for offset in range(name.range.start, name.range.end):
             known = log.ever.get(offset)
             if known is None or offset in log.compacted or (offset < log.start and lost_from <= offset < lost_to):
                 continue
-            bucket = self._layout.bucket(known.timestamp)
-            if (self._layout.key(name.topic, name.partition, name.range, bucket) == key) != (offset in numbers):
+            bucket = layout.bucket(known.timestamp)
+            if (layout.key(name.topic, name.partition, name.range, bucket) == key) != (offset in numbers):
                 say(f"{key}: offset {offset} is {'' if offset in numbers else 'not '}in it")
                 return None
         return frozenset(numbers)
@@ -134,8 +179,10 @@ class Oracle:
         """An operator has deleted the group's offset."""
         truth = self.truths[tp.partition]
         truth.committed = truth.floor = -1
+        truth.known_end = 0
         truth.unset = True
-        truth.origin = min((truth.log.start, *(offsets.start for offsets in truth.objects)))
+        if truth.stop is None:
+            truth.origin = min((truth.log.start, *(offsets.start for offsets in truth.objects)))
 
     def on_commit(self, tp: TopicPartition, offset: int, metadata: str, hint: str) -> None:
         truth = self.truths[tp.partition]
@@ -145,8 +192,13 @@ class Oracle:
             self._world.counts["committed"] += 1
         before, truth.committed = truth.floor, offset
         starts = [offsets.start for offsets in truth.objects]
+        if (said := decode(offset, metadata)) is not None:
+            truth.known_end = max(truth.known_end, said.last_end, said.durable)
+            if self._made_anew and said.topic_id != FIRST_TOPIC_ID:
+                self._world.violated(f"{hint} committed {tp.partition} at {offset} of the topic that was made anew")
         if hint == "operator":
             truth.floor = -1
+            truth.known_end = 0
             truth.unset = False
             truth.origin = min((offset, *starts))  # nothing tells that what lies below both was ever wanted
             return
@@ -162,18 +214,25 @@ class Oracle:
 
     # The end
 
-    def whole(self) -> str | None:
-        """None when everything is stored and committed; else what is missing."""
+    def whole(self, halted: Collection[int] = ()) -> str | None:
+        """None when everything is stored and committed, or has stopped where it must; else what is missing."""
         for number, truth in self.truths.items():
+            if self._made_anew or truth.beyond_log:
+                begun = bool(truth.known_end or truth.objects)
+                if begun and number not in halted:
+                    return f"partition {number} must halt: its log is another one"
+                continue
             by_operator = truth.floor < 0 and any(offset >= truth.origin for offset in truth.missing)
-            if truth.committed != truth.log.end or by_operator:
-                return f"partition {number} is committed at {truth.committed}, the log ends at {truth.log.end}"
+            if truth.committed != truth.end or by_operator:
+                return f"partition {number} is committed at {truth.committed}, its end is {truth.end}"
         return None
 
     def judge(self, counts: Mapping[str, Stored]) -> None:
         """After the run. `counts`: the objects as they stand in S3."""
         say = self._world.violated
         for number, truth in self.truths.items():
+            if self._made_anew or truth.beyond_log:
+                continue  # it has halted
             missing = sorted(offset for offset in truth.missing if offset >= truth.origin)
             if missing:
                 say(f"partition {number}: records {missing} are not stored")
@@ -181,8 +240,6 @@ class Oracle:
             for left, right in itertools.pairwise(ranges):
                 if left.end < right.start:
                     say(f"partition {number}: a hole between {left} and {right}")
-            if ranges and ranges[-1].end > truth.log.end:
-                say(f"partition {number}: {ranges[-1]} reaches beyond the log's end {truth.log.end}")
             for offsets in ranges:
                 keys = truth.objects[offsets]
                 told = {int(counts[key].metadata["headrace-chunk-objects"]) for key in keys}

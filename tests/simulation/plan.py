@@ -29,8 +29,22 @@ HARM = {
     "sleep through exodus": 0.5,
     "cut off": 1.0,
     "be cut off at exodus": 0.5,
+    "trap terminate": 1.0,
+    "cancel": 0.7,
+    "trap cancel": 0.7,
+    "clock": 0.7,
 }
-RESETS = {"zero": 2.0, "middle": 2.0, "delete": 1.0, "beyond": 0.5, "carried": 0.5, "remove": 2.0}
+RESETS = {
+    "zero": 2.0,
+    "middle": 2.0,
+    "delete": 1.0,
+    "beyond": 0.5,
+    "carried": 0.5,
+    "remove": 2.0,
+    "delete group": 0.7,
+    "drop": 0.7,
+}
+REBALANCE_MOMENTS = ("revoking", "join sent", "sync sent", "assigned")
 MOMENTS = ("commit sent", "commit arrives", "commit stored", "put sent", "put landed")
 
 
@@ -55,6 +69,12 @@ class Plan:
     exodus_keeps_paused: float = 0.3
     pauses: tuple[tuple[float, float], ...] = ((0.1, 3), (3, 25))
     uploads_wait_when_cut: bool = False
+    replay: bool = False
+    most_archivers: int = 3
+    other_paths: tuple[str, ...] = ()
+    """Object paths of layouts that the operator may change to."""
+    finally_: str | None = None
+    """What is done when all other harm has been."""
     exodus_rest: float = 0.0
     """Seconds until somebody comes again."""
 
@@ -243,6 +263,55 @@ def _cut_off(plan: Plan, dice: random.Random) -> None:
     }
 
 
+def _replays(plan: Plan, dice: random.Random) -> None:
+    """A range of the log is archived again into a prefix of its own, and the process ends by itself."""
+    plan.replay = True
+    plan.most_archivers = plan.workers = 1
+    plan.resets = {"delete": 1.0, "delete group": 0.5, "drop": 1.0, "nothing": 1.0}
+    plan.harm = {name: often for name, often in HARM.items() if name != "compact"}
+    plan.seconds = dice.uniform(4, 15)
+
+
+def _endings(plan: Plan, dice: random.Random) -> None:
+    """Told to stop in the middle of rebalances, and cancelled at any step, while clocks are set."""
+    plan.harm = {
+        "trap terminate": 3.0,
+        "trap cancel": 3.0,
+        "cancel": 3.0,
+        "terminate": 1.0,
+        "join": 2.0,
+        "rejoin": 2.0,
+        "storm": 0.5,
+        "clock": 1.0,
+    }
+    plan.actions = dice.randrange(4, 12)
+
+
+def _layouts(plan: Plan, dice: random.Random) -> None:
+    """The object path is changed while claims are open, by a restart of all or by and by, and back again."""
+    plan.harm = {
+        "change layout": 4.0,
+        "trap kill": 3.0,
+        "kill": 1.0,
+        "pause": 1.0,
+        "terminate": 1.0,
+        "join": 1.0,
+        "retention": 0.3,
+    }
+    plan.resets = {"nothing": 4.0, "drop": 2.0, "zero": 1.0, "delete": 0.5}
+    plan.other_paths = (dice.choice([path for path in PATHS if path != plan.settings["object_path"]]),)
+    plan.actions = dice.randrange(2, 8)
+    plan.settings |= {"max_claims": dice.choice((2, 8)), "upload_timeout_seconds": dice.choice((1.5, 3.0))}
+
+
+def _another_log(plan: Plan, dice: random.Random) -> None:
+    """In the end the topic is made anew under its name, or a log is cut short."""
+    plan.finally_ = dice.choice(("make anew", "cut short"))
+    plan.actions = min(plan.actions, 4)
+    plan.seconds = dice.uniform(5, 15)
+
+
+PATHS = ("none", "dt=%Y-%m-%d/hour=%H", "at=%Y%m%dT%H%M")
 PROFILES: dict[str, Callable[[Plan, random.Random], None]] = {
     "any": _any,
     "answers lost": _answers_lost,
@@ -254,5 +323,9 @@ PROFILES: dict[str, Callable[[Plan, random.Random], None]] = {
     "takeovers": _takeovers,
     "claims forgotten": _claims_forgotten,
     "cut off": _cut_off,
+    "replays": _replays,
+    "endings": _endings,
+    "layouts": _layouts,
+    "another log": _another_log,
 }
 """Directed schedules, for mistakes that random ones meet too seldom."""

@@ -102,11 +102,13 @@ class Store:
 
     async def put(self, key: str, body: bytes, *, metadata: Mapping[str, str], content_type: str) -> None:
         world = self._world
+        if not all(value.isascii() for value in metadata.values()):
+            raise S3Refused("metadata is not ASCII")
         counted = "_headrace" not in key
         self._uploads += counted
         if self._uploads > self._most:
             world.violated(f"{self._process.name} has {self._uploads} uploads under way, MAX_WORKERS is {self._most}")
-        flight = Flight(key, Stored(body, metadata), self._process)
+        flight = Flight(key, Stored(body, {name.lower(): told for name, told in metadata.items()}), self._process)
         if world.tracing:
             world.say(self._process.name, f"puts {key.rpartition('/')[2]}")
         if counted:
@@ -183,7 +185,8 @@ class Store:
         last = ""
         while True:
             await self._read()
-            keys = sorted(key for key in self._bucket.objects if key.startswith(prefix) and key > last)
+            keys = [key for key in self._bucket.objects if key.startswith(prefix) and key.encode() > last.encode()]
+            keys.sort(key=str.encode)
             for key in keys[:PAGE]:
                 yield ListedObject(key, len(self._bucket.objects[key].body), NOW)
             if len(keys) <= PAGE:

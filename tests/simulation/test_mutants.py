@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from tests.simulation.harness import simulate
 from tests.simulation.mutants import MUTANTS, mutated
-from tests.simulation.run import simulate
 
 DESIGNED = {
     *("put-before-ack", "ignore-claims", "late-generation", "commit-before-store", "end-from-last-record"),

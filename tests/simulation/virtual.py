@@ -31,10 +31,19 @@ class Process:
     cut: bool = False
     """Kafka can't be reached from it, while S3 can."""
     aside: list[asyncio.Handle] = field(default_factory=list)
+    stopping: bool = False
+    """It was told to end, and all of it will be gone soon."""
+    fuse: int | None = None
+    """Steps of it until `at_fuse` is called."""
+    at_fuse: Callable[[], None] = lambda: None
 
     @property
     def running(self) -> bool:
         return not self.stopped and not self.dead
+
+    def burn(self, steps: int, at_fuse: Callable[[], None]) -> None:
+        """Call it right before the process's step after so many more."""
+        self.fuse, self.at_fuse = steps, at_fuse
 
 
 class Stuck(Exception):
@@ -46,9 +55,10 @@ class _Task(asyncio.Task[Any]):
 
     _numbers = itertools.count()
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, context: contextvars.Context | None = None, **kwargs: Any) -> None:
         self._number = next(self._numbers)
-        super().__init__(*args, **kwargs)
+        self.owner = OWNER.get() if context is None else context.get(OWNER)
+        super().__init__(*args, context=context, **kwargs)
 
     def __hash__(self) -> int:
         return self._number
@@ -64,7 +74,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self.now = 0.0
         self.steps = 0
         self.most_steps = 300_000
-        self.tasks: list[asyncio.Task[Any]] = []
+        self.tasks: list[_Task] = []
         """All there ever were: those of a dead process must not be collected while the run lasts."""
         self._queue: deque[asyncio.Handle] = deque()
         self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
@@ -133,8 +143,21 @@ class VirtualLoop(asyncio.BaseEventLoop):
             if owner is not None and owner.stopped:
                 owner.aside.append(handle)
                 continue
+            if owner is not None and owner.fuse is not None:
+                self._burn(owner)
             self.steps += 1
             handle._run()
+
+    def _burn(self, process: Process) -> None:
+        assert process.fuse is not None
+        process.fuse -= 1
+        if process.fuse < 0:
+            process.fuse = None
+            process.at_fuse()
+
+    def tasks_of(self, process: Process) -> list[asyncio.Task[Any]]:
+        """Those that have not ended."""
+        return [task for task in self.tasks if task.owner is process and not task.done()]
 
     def resume(self, process: Process) -> None:
         """SIGCONT: all that came due meanwhile happens now, in its order."""

@@ -44,6 +44,10 @@ class Weather:
     s3_down: bool = False
 
 
+BASE_MS = 1_763_772_600_000
+"""When runs begin by the wall clock: half an hour before an hour's end."""
+
+
 class World:
     """One run. Everything that is random comes from `dice`; everything that happens is in `trace`, where wanted."""
 
@@ -52,6 +56,7 @@ class World:
         self.dice = random.Random(seed)
         self.loop = VirtualLoop()
         self.weather = Weather()
+        self.wall_jump_ms = 0
         self.violation: str | None = None
         self.over: asyncio.Future[None] = self.loop.create_future()
         self.tracing = tracing
@@ -65,6 +70,10 @@ class World:
     @property
     def now(self) -> float:
         return self.loop.now
+
+    def wall_ms(self) -> int:
+        """The wall clock of all machines, which somebody may have set wrong."""
+        return BASE_MS + int(self.loop.now * 1000) + self.wall_jump_ms
 
     def say(self, who: str, what: str) -> None:
         self.counts[what.partition(" ")[0]] += 1
