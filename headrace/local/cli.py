@@ -95,7 +95,7 @@ def _service(name: str, environment: dict[str, str], base: str, settings: UpSett
     from headrace.local.up import Service
 
     drain = settings.number("DRAIN_SECONDS", "20")
-    return Service(name, [sys.executable, "-m", name], environment, f"{base}/readyz", drain + 5)
+    return Service(name, [sys.executable, "-m", name], environment, f"{base}/readyz", drain + 10)
 
 
 def url(host: str, port: int) -> str:

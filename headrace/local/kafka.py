@@ -15,7 +15,7 @@ from headrace.errors import HeadraceError
 from headrace.local import jars
 from headrace.local.java import find_java
 from headrace.local.ports import LOOPBACK, free_ports, require_free
-from headrace.local.process import Child
+from headrace.local.process import Deadline
 from headrace.local.progress import Progress, Silent
 from headrace.local.server import READY_SECONDS, Server
 
@@ -112,7 +112,7 @@ class Kafka(Server):
         ]
         if not (self.data / "logs" / "meta.properties").exists():
             self._format(command, config)
-        self._child = Child("Kafka", [*command, "kafka.Kafka", str(config)], log=self.log, cwd=self.data)
+        self._run("Kafka", [*command, "kafka.Kafka", str(config)])
 
     def answers(self) -> bool:
         """Whether it answers a client's Metadata request with itself as a live broker."""
@@ -144,15 +144,17 @@ class Kafka(Server):
 
     def _format(self, command: Sequence[str], config: Path) -> None:
         cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "A")  # no leading dash
-        child = Child(
-            "Kafka's format",
-            [*command, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(config), "--ignore-formatted"],
-            log=self.log,
-            cwd=self.data,
-        )
-        if not child.wait(READY_SECONDS) or child.exit_code != 0:
+        arguments = ["kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(config), "--ignore-formatted"]
+        self._run("Kafka's format", [*command, *arguments])
+        child = self.child
+        try:
+            deadline = Deadline(READY_SECONDS)
+            while not child.wait(0.1) and not deadline.passed:
+                self.check()
+            if child.exit_code != 0:
+                raise self._failed(f"could not prepare {self.data}")
+        finally:
             child.kill()
-            raise HeadraceError(f"Kafka could not prepare {self.data}. The end of {self.log}:\n{child.last_lines()}")
 
 
 def run_tool(

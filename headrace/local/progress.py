@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Progress(Protocol):
@@ -35,6 +38,25 @@ class Silent:
 
     def close(self) -> None:
         pass
+
+
+class Checked:
+    """Passes on what is told, and asks first whether it is of use to go on: `check` raises where it isn't."""
+
+    def __init__(self, progress: Progress, check: Callable[[], None]) -> None:
+        self._progress = progress
+        self._check = check
+
+    def say(self, text: str) -> None:
+        self._check()
+        self._progress.say(text)
+
+    def fetched(self, what: str, done: int, total: int) -> None:
+        self._check()
+        self._progress.fetched(what, done, total)
+
+    def close(self) -> None:
+        self._progress.close()
 
 
 class Lines:

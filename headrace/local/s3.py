@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Final
 from headrace.errors import HeadraceError
 from headrace.local import jars
 from headrace.local.ports import LOOPBACK, TWIN, free_ports, is_free, require_free
-from headrace.local.process import Child
 from headrace.local.server import Server
 
 if TYPE_CHECKING:
@@ -100,7 +99,7 @@ class S3(Server):
             "AWS_ACCESS_KEY_ID": self.access_key,
             "AWS_SECRET_ACCESS_KEY": self.secret_key,
         }
-        self._child = Child("S3", command, log=self.log, cwd=self.data, env=env)
+        self._run("S3", command, env)
 
     def answers(self) -> bool:
         """Whether the bucket answers a signed request."""

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Final
 
 from headrace.errors import HeadraceError
-from headrace.local.process import last_lines
+from headrace.local.process import Child, last_lines
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
-
-    from headrace.local.process import Child
 
 READY_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 15.0
 RESTARTS: Final = 4
+FULL_BELOW_BYTES: Final = 1_000_000
 
 
 class Server(ABC):
@@ -31,6 +32,12 @@ class Server(ABC):
         self.data = data
         self.log = log
         self._child: Child | None = None
+        self.check: Callable[[], None] = lambda: None
+        """Called now and then while it is waited for; raises to give up."""
+
+    def _run(self, name: str, command: Sequence[str], env: Mapping[str, str] | None = None) -> None:
+        """Start the server's process in its folder."""
+        self._child = Child(name, command, log=self.log, cwd=self.data, env=env)
 
     @abstractmethod
     def spawn(self) -> None:
@@ -59,6 +66,7 @@ class Server(ABC):
         """Until it answers clients. On failure it is ended. Raises HeadraceError with the end of its log."""
         end = time.monotonic() + timeout
         while not self.answers():
+            self.check()
             if not self.running:
                 raise self._failed(f"ended with code {self.child.exit_code} instead of coming up")
             if time.monotonic() > end:
@@ -92,8 +100,21 @@ class Server(ABC):
                 return
         self.start()
 
+    def trouble(self) -> str:
+        """What keeps it from doing its work, and what to do about it; empty when nothing is known."""
+        full = shutil.disk_usage(self.data).free < FULL_BELOW_BYTES
+        if not full and self._child is not None and not self.running:
+            # The disk may have room again by now. A log on the same disk may say nothing of it.
+            tail = self.child.last_lines(200).lower()
+            full = any(words in tail for words in ("no space left on device", "file too large", "disk quota exceeded"))
+        if not full:
+            return ""
+        return (
+            f"{self.name} has no space left: the disk of {self.data} is full. Make room there, and start again what "
+            "has ended. What was acknowledged stays."
+        )
+
     def _failed(self, what: str) -> HeadraceError:
         tail = self.child.last_lines() or last_lines(self.log, 15)
-        if "No space left on device" in tail:
-            what += ": the disk is full"
-        return HeadraceError(f"{self.name} {what}. The end of its log ({self.log}):\n{tail}")
+        told = f"{self.name} {what}. {self.trouble()}".rstrip()
+        return HeadraceError(f"{told} The end of its log ({self.log}):\n{tail}")

@@ -16,11 +16,11 @@ from headrace.local.discover import LOCK_FILE, STACK_FILE, read_stack_file
 from headrace.local.kafka import Kafka
 from headrace.local.ports import TWIN, free_ports, is_free
 from headrace.local.process import end_leftover
-from headrace.local.progress import Progress, Silent
+from headrace.local.progress import Checked, Progress, Silent
 from headrace.local.s3 import BUCKET, S3
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from headrace.local.process import Child
@@ -57,6 +57,9 @@ class Stack:
         self._lock: IO[bytes] | None = None
         self._children: list[Child] = []
         self._told: dict[str, str] = {}
+        self.check: Callable[[], None] = lambda: None
+        """Called now and then while `start` waits; raises to give up. A signal's handler had better not raise itself:
+        in the middle of anything, it would leave behind what nobody has hold of."""
         self._ports: Any = None
         self.kafka: Kafka
         self.s3: S3
@@ -119,12 +122,19 @@ class Stack:
         """End everything that was started or added, at once."""
         for child in reversed(self._children):
             child.kill()
+        if hasattr(self, "s3"):
+            self.kafka.kill()
+            self.s3.kill()
         self._let_go()
 
     def hurry(self) -> None:
         """SIGKILL for all that was added, without waiting; may be called from a signal handler."""
         for child in self._children:
             child.kill_soon()
+
+    def trouble(self) -> str:
+        """What keeps a server from doing its work, and what to do about it; empty when nothing is known."""
+        return "\n".join(told for told in (self.s3.trouble(), self.kafka.trouble()) if told)
 
     def _make(self, earlier: Any) -> None:
         ports: dict[str, Any] = earlier if isinstance(earlier, dict) else {}
@@ -138,7 +148,7 @@ class Stack:
             return None
 
         (spare,) = free_ports(1)
-        self.s3 = S3(
+        s3 = S3(
             self.folder / "s3",
             port=self._s3_port or preferred("s3", S3_PORT, twin=True),
             bucket=self._bucket,
@@ -150,8 +160,10 @@ class Stack:
             controller_port=preferred("kafka_controller", spare, twin=False),
             properties=self._kafka_properties,
             log=self.logs / "kafka.log",
-            progress=self._progress,
+            progress=Checked(self._progress, self.check),
         )
+        self.s3 = s3
+        self.s3.check = self.kafka.check = self.check
 
     def _take(self) -> None:
         lock = (self.folder / LOCK_FILE).open("ab")

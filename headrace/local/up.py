@@ -16,6 +16,7 @@ import httpx
 import psutil
 
 from headrace.errors import HeadraceError
+from headrace.lifecycle import ending_signals
 from headrace.local.follow import Follower
 from headrace.local.process import Child, Deadline
 
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 READY_SECONDS: Final = 60.0
 _LOOK_SECONDS: Final = 0.25
 _PATIENCE_SECONDS: Final = 10.0
-_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,8 @@ class Up:
         self._progress = progress
         self._services: list[tuple[Service, Child, Follower]] = []
         self._signals = 0
-        self._starting = True
+        self._trouble = ""
+        stack.check = self._check
         self._wake = threading.Event()
 
     def run(self, services: Callable[[], Sequence[Service]], announce: Callable[[float], None]) -> None:
@@ -73,13 +74,12 @@ class Up:
             try:
                 self._stack.start()
                 self._start(services())
-                self._starting = False
+                self._check()
                 announce(time.monotonic() - began)
                 self._watch()
             except _AskedToStopError:
                 pass
             finally:
-                self._starting = False
                 self._progress.close()
                 self._stop()
 
@@ -99,6 +99,7 @@ class Up:
         deadline, patience = Deadline(READY_SECONDS), Deadline(_PATIENCE_SECONDS)
         for service, child, _ in self._services:
             while (problem := _not_ready(service.ready_url)) is not None:
+                self._check()
                 self._look(show=patience.passed)
                 if deadline.passed:
                     raise HeadraceError(
@@ -116,6 +117,10 @@ class Up:
         while not self._signals:
             self._wake.wait(_LOOK_SECONDS)
             self._look(show=True)
+            trouble = self._stack.trouble()
+            if trouble != self._trouble:
+                self._progress.say(trouble or "There is space again.")
+                self._trouble = trouble
 
     def _look(self, *, show: bool) -> None:
         """Show what the services complain of; raise when a part is dead."""
@@ -125,8 +130,9 @@ class Up:
             return
         for child in self._stack.children:
             if not child.running:
+                why = f"{self._stack.trouble()}\n".lstrip()
                 raise HeadraceError(
-                    f"{child.name} ended by itself ({_ending(child.exit_code)}), so everything is being stopped. "
+                    f"{child.name} ended by itself ({_ending(child.exit_code)}), so everything is being stopped. {why}"
                     f"The end of its log ({child.log}):\n{child.last_lines()}"
                 )
 
@@ -159,7 +165,7 @@ class Up:
 
     @contextlib.contextmanager
     def _handling_signals(self) -> Iterator[None]:
-        before = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
+        before = {number: signal.signal(number, self._on_signal) for number in ending_signals()}
         try:
             yield
         finally:
@@ -171,8 +177,9 @@ class Up:
         self._wake.set()
         if self._signals > 1:
             self._stack.hurry()
-        if self._starting:
-            self._starting = False
+
+    def _check(self) -> None:
+        if self._signals:
             raise _AskedToStopError
 
 
