@@ -21,6 +21,7 @@ from consumer.source import Assignment, Fetched
 from consumer.takeover import Takeover
 from consumer.uploader import Uploader
 from headrace.errors import HaltError, HeadraceError
+from headrace.kafka import KafkaUnavailable, Topic, TopicMissing
 from headrace.management import Health
 from headrace.record import StoredRecord
 from tests.fakes import Fault, MemoryStore, in_virtual_time
@@ -120,7 +121,18 @@ class Rig:
                 stop=stop_at,
             )
 
-        parts: dict[str, Any] = {"source": self.source, "cluster": None, "taking": SimpleNamespace(take=take)}
+        async def topic(name: str) -> Topic:
+            await asyncio.sleep(0.001)
+            if isinstance(self.topic_id, Exception):
+                raise self.topic_id
+            return Topic(name, self.topic_id, "cluster", (0,))
+
+        self.topic_id: str | Exception = "id"
+        parts: dict[str, Any] = {
+            "source": self.source,
+            "cluster": SimpleNamespace(topic=topic),
+            "taking": SimpleNamespace(take=take),
+        }
         self.session = Session(
             assignment=self.assignment,
             dispatcher=self.dispatcher,
@@ -221,6 +233,48 @@ async def test_a_refused_commit_is_asked_again_in_peace() -> None:
     assert await running is Outcome.STOPPED
     assert rig.source.committed is not None
     assert rig.source.committed.durable == 7
+
+
+@in_virtual_time
+async def test_nothing_of_a_topic_made_anew_is_claimed() -> None:
+    """Its records may have come under the old name, after the takeover had looked."""
+    rig = Rig()
+    rig.topic_id = "other"
+    running = asyncio.create_task(rig.run())
+    await asyncio.sleep(60)
+    assert (rig.source.commits, rig.store.calls) == ([], [])
+    assert rig.health.problems["t/0"].startswith("Topic t was deleted and made anew (its id was id, now other)")
+    assert rig.dispatcher.budget.held == 0
+    rig.stop.set()
+    assert await running is Outcome.STOPPED
+
+
+@in_virtual_time
+async def test_claims_wait_until_kafka_tells_whether_it_is_the_same_topic() -> None:
+    rig = Rig()
+    rig.topic_id = KafkaUnavailable("not now")
+    running = asyncio.create_task(rig.run())
+    await asyncio.sleep(60)
+    assert rig.rounds < 60 / 0.1
+    assert not rig.source.commits
+    rig.topic_id = "id"
+    await asyncio.sleep(1)
+    assert rig.source.committed == Committed(5, 5, (), 0, LAYOUT.fingerprint, "id")
+    rig.stop.set()
+    assert await running is Outcome.STOPPED
+
+
+@in_virtual_time
+async def test_a_topic_that_is_gone_stops_its_partitions() -> None:
+    rig = Rig()
+    rig.topic_id = TopicMissing("gone")
+    rig.source.code = 3
+    running = asyncio.create_task(rig.run())
+    await asyncio.sleep(60)
+    assert "Does the topic still exist" in rig.health.problems["t/0"]
+    assert not rig.store.calls
+    rig.stop.set()
+    assert await running is Outcome.STOPPED
 
 
 @in_virtual_time
