@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from consumer.committer import Committer, Fenced
 from consumer.dispatcher import Dispatcher, clear_halts, report_halt
 from consumer.lane import Lane, LaneState
-from consumer.offsets import Unanswered
+from consumer.offsets import GroupUnavailable, Unanswered
 from consumer.reader import Reader
 from consumer.uploader import AssignmentStale
 from headrace.errors import HaltError, HeadraceError
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from headrace.management import Health
 
 log = logging.getLogger(__name__)
+
+ASK_SECONDS: Final = 1.0
 
 
 class Outcome(enum.Enum):
@@ -72,6 +74,7 @@ class Session:
         self._give_back_seconds = give_back_seconds
         self._replay = replay
         self._finished = asyncio.Event()
+        self._own_part_whole = asyncio.Event()
         self._reader = Reader(source=source, cluster=cluster, dispatcher=dispatcher, clock=clock)
         self._committer = Committer(
             membership=assignment.membership,
@@ -97,6 +100,8 @@ class Session:
                     tasks.create_task(self._take_over(assignment.partitions)),
                     tasks.create_task(self._reader.run(self._retake, self._finish_replay)),
                 ]
+                if self._replay:
+                    front.append(tasks.create_task(self._finish_shared_replay()))
                 outcome = await self._until_end(stop)
                 for task in front:
                     task.cancel()
@@ -193,7 +198,23 @@ class Session:
         halted = self._halted | {tp: lane.problem for tp, lane in lanes if lane.state is LaneState.FAILED}
         if halted:
             raise HeadraceError("The replay can't be made whole. " + " ".join(halted.values()))
-        self._finished.set()
+        self._own_part_whole.set()
+        if self._assignment.partitions >= self._taking.bounds.keys():
+            self._finished.set()
+
+    async def _finish_shared_replay(self) -> None:
+        """Where other members have a part of the range, only the group's commits tell when theirs is whole, too."""
+        await self._own_part_whole.wait()
+        while not self._finished.is_set():
+            bounds = self._taking.bounds
+            try:
+                commits = await self._source.offsets.fetch(bounds)
+            except GroupUnavailable as error:
+                log.warning("%s", error)
+            else:
+                if all(commits[tp][0] >= stop for tp, (_, stop) in bounds.items()):
+                    self._finished.set()
+            await asyncio.sleep(ASK_SECONDS)
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

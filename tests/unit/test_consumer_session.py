@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,7 +15,7 @@ from consumer.dispatcher import Dispatcher
 from consumer.encode import open_format
 from consumer.lane import Lane
 from consumer.layout import Layout
-from consumer.offsets import Membership, Unanswered
+from consumer.offsets import GroupUnavailable, Membership, Unanswered
 from consumer.session import Outcome, Session
 from consumer.source import Assignment, Fetched
 from consumer.takeover import Takeover
@@ -27,7 +27,7 @@ from headrace.record import StoredRecord
 from tests.fakes import Fault, MemoryStore, in_virtual_time
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Collection
+    from collections.abc import AsyncIterator, Collection, Mapping
 
 P = TopicPartition("t", 0)
 LAYOUT = Layout("p", "hour=%H", "jsonl")
@@ -38,13 +38,22 @@ class Source:
     """Seven records of one partition, then silence; and the group's commits, answered as the test says."""
 
     def __init__(self) -> None:
-        self.offsets = self
+        self.offsets = SimpleNamespace(commit=self.commit, fetch=self.group_commits)
+        self.others: dict[TopicPartition, tuple[int, str]] = {}
+        """What other members have committed."""
         self.last_heartbeat = float("-inf")
         self.commits: list[dict[TopicPartition, tuple[int, str]]] = []
         self.code = 0
+        self.unavailable: list[Exception] = []
         self.error: Exception | None = None
         self.records = 7
         self.at = 0
+
+    async def group_commits(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, tuple[int, str]]:
+        await asyncio.sleep(0.001)
+        if self.unavailable:
+            raise self.unavailable.pop()
+        return {tp: (self.others | self.commits[-1])[tp] for tp in partitions}
 
     async def beat(self) -> bool:
         return True
@@ -82,7 +91,14 @@ class Source:
 
 
 class Rig:
-    def __init__(self, *, halt: str = "", stop_at: int | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        halt: str = "",
+        stop_at: int | None = None,
+        others: Mapping[TopicPartition, tuple[int, int]] = MappingProxyType({}),
+    ) -> None:
+        """`others`: ranges of a replay that other members have."""
         self.source = Source()
         self.store = MemoryStore()
         self.health = Health()
@@ -128,10 +144,11 @@ class Rig:
             return Topic(name, self.topic_id, "cluster", (0,))
 
         self.topic_id: str | Exception = "id"
+        bounds = {} if stop_at is None else {P: (0, stop_at), **others}
         parts: dict[str, Any] = {
             "source": self.source,
             "cluster": SimpleNamespace(topic=topic),
-            "taking": SimpleNamespace(take=take),
+            "taking": SimpleNamespace(take=take, bounds=bounds),
         }
         self.session = Session(
             assignment=self.assignment,
@@ -284,3 +301,18 @@ async def test_a_replay_ends_by_itself_or_says_why_not() -> None:
     assert len(rig.store.objects) == 2
     with pytest.raises(HeadraceError, match=r"can't be made whole\. because"):
         await Rig(stop_at=7, halt="because").run()
+
+
+@in_virtual_time
+async def test_a_replay_that_others_have_a_part_of_is_whole_when_theirs_is() -> None:
+    """Also that of a member which was given no partition at all."""
+    other = TopicPartition("t", 1)
+    rig = Rig(stop_at=7, others={other: (0, 9)})
+    rig.source.others = {other: (8, "")}
+    rig.source.unavailable = [GroupUnavailable("loading")]
+    running = asyncio.create_task(rig.run())
+    await asyncio.sleep(60)
+    assert len(rig.store.objects) == 2
+    assert not running.done()
+    rig.source.others = {other: (9, "")}
+    assert await running is Outcome.FINISHED
