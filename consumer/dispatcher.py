@@ -1,30 +1,33 @@
 """Fans the lanes of one assignment out to MAX_WORKERS uploader tasks, and turns their pressure into paused partitions.
 
 uploader slots full -> claimed chunks wait (MAX_QUEUE) -> no new claims -> lanes full, bytes held -> partitions paused
--> Kafka keeps it.
+-> Kafka keeps it. Slots, places and bytes are shared so that a partition in trouble leaves enough to the others.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from consumer import metrics
 from consumer.budget import Budget
 from consumer.claims import ChunkState
+from consumer.jobs import Jobs
 from consumer.lane import Lane, LaneState
 from consumer.offsets import METADATA_TOO_LARGE, RETRIABLE
+from consumer.uploader import HEALTH_PART
 from headrace.errors import HaltError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     from aiokafka import TopicPartition
 
-    from consumer.claims import ClosedChunk, Plan
+    from consumer.claims import Plan
+    from consumer.jobs import Job
     from consumer.uploader import Uploader
     from headrace.management import Health
     from headrace.record import Record
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PACKED_AT_A_TIME: Final = 2
-"""Chunks being compressed: while they are, memory holds their lines and their bodies both."""
+"""Chunks being compressed: each needs memory for a compressor and for what it has made so far."""
 
 
 class Dispatcher:
@@ -55,7 +58,9 @@ class Dispatcher:
         self._health = health
         self._max_queue = max_queue
         self._clock = clock
-        self._jobs: asyncio.Queue[tuple[Lane, ClosedChunk]] = asyncio.Queue()
+        self._jobs_changed = asyncio.Event()
+        self._jobs = Jobs(self._jobs_changed.set)
+        self._workers = 0
         self._packing = asyncio.Semaphore(PACKED_AT_A_TIME)
         self._taking_claims = True
         self._parked: set[TopicPartition] = set()
@@ -68,6 +73,7 @@ class Dispatcher:
         self.lanes[lane.partition] = lane
         self._parked.discard(lane.partition)
         self.budget.add(lane.held_bytes)
+        self._jobs.add_lane(lane)
         self._enqueue(lane)
 
     def remove(self, partition: TopicPartition) -> None:
@@ -78,6 +84,8 @@ class Dispatcher:
     def _fail(self, lane: Lane, problem: str) -> None:
         """Its bytes are given back at once; an upload under way gives back its body by itself."""
         self.budget.add(-lane.held_bytes)
+        for job in self._jobs.drop_lane(lane):
+            self.budget.add(-job.body_bytes)
         lane.fail(problem)
 
     def take(self, partition: TopicPartition, records: Sequence[Record], position: int) -> None:
@@ -88,6 +96,8 @@ class Dispatcher:
         before = lane.held_bytes
         lane.take(records, position, self._clock())
         metrics.RECORDS.labels(partition.topic).inc(len(records))
+        if lane.open_bytes * 2 >= self.budget.high:
+            lane.cut()  # the other half is for the next chunk, while this one is on its way
         self._account(lane, before)
 
     def tick(self) -> None:
@@ -106,12 +116,14 @@ class Dispatcher:
         self.news.set()
 
     def _cut_largest(self) -> None:
-        """Memory is short, and what is closed already does not make up for it: close the largest open chunks.
+        """Memory becomes short, and what is leaving does not make up for it: close the largest open chunks.
 
-        Without this, many open chunks could fill the budget and none of them be uploaded before its age is up.
+        Without this, many open chunks could fill the budget and none of them be uploaded before its age is up. It
+        begins at low water, so that fetching need not stop at high water where S3 keeps up.
         """
-        leaving = self.budget.held - sum(lane.open_bytes for lane in self.lanes.values())
-        wanted = self.budget.excess - leaving
+        if not self.budget.excess:
+            return
+        wanted = self.budget.excess - self._leaving()
         if wanted <= 0:
             return
         for lane in sorted(self.lanes.values(), key=lambda lane: lane.open_bytes, reverse=True):
@@ -123,12 +135,22 @@ class Dispatcher:
                 wanted -= size
             self._account(lane, before)
 
+    def _leaving(self) -> int:
+        """Bytes on their way to S3, except those that S3 does not take."""
+        return self.budget.held - self.budget.stuck - sum(lane.open_bytes for lane in self.lanes.values())
+
+    def _own_bytes(self, lane: Lane) -> int:
+        return lane.held_bytes + self._jobs.body_bytes(lane)
+
     def pressure(self) -> tuple[list[TopicPartition], list[TopicPartition]]:
         """Partitions to pause and to resume now. The lanes' states have changed when this returns."""
         pause, resume = [], []
-        exempt = self._must_go_on()
+        failing = self._jobs.failing
+        self.budget.set_stuck(sum(self._own_bytes(lane) - lane.open_bytes for lane in failing))
+        self._cut_largest()
+        exempt = self._must_go_on(failing)
         for partition, lane in self.lanes.items():
-            busy = (self.budget.short and lane is not exempt) or lane.claims.full
+            busy = (self.budget.short and lane is not exempt) or lane.claims.full or self._has_enough(lane, failing)
             if lane.state is LaneState.FETCHING and busy:
                 lane.pause()
                 pause.append(partition)
@@ -140,15 +162,27 @@ class Dispatcher:
                 pause.append(partition)
         return pause, resume
 
-    def _must_go_on(self) -> Lane | None:
+    def _has_enough(self, lane: Lane, failing: Collection[Lane]) -> bool:
+        """Has it chunks on their way, and these fail, or are more than its share? Then others come first."""
+        if not failing and not self.budget.crowded:
+            return False
+        own = self._own_bytes(lane)
+        if own == lane.open_bytes:
+            return False
+        if lane in failing:
+            return True
+        return len(self.lanes) > 1 and self.budget.beyond_share(own, resting=lane.state is LaneState.PAUSED)
+
+    def _must_go_on(self, failing: Collection[Lane]) -> Lane | None:
         """Memory is short, nothing is leaving, nothing can be cut: one lane goes on until its claimed chunk is whole.
 
         Without this, claimed chunks that are larger than the budget together would wait for each other for ever. What
         is held goes beyond the budget by one chunk at most.
         """
-        if not self.budget.short or self.budget.held > sum(lane.open_bytes for lane in self.lanes.values()):
+        if not self.budget.short or self._leaving() > 0:
             return None
-        return max(self.lanes.values(), key=lambda lane: lane.open_bytes, default=None)
+        able = (lane for lane in self.lanes.values() if lane not in failing)
+        return max(able, key=lambda lane: lane.open_bytes, default=None)
 
     def next_due(self) -> float | None:
         """When the next open chunk's age is up."""
@@ -170,7 +204,7 @@ class Dispatcher:
         for lane in self.lanes.values():
             if lane.state is LaneState.FAILED:
                 continue
-            plan = lane.claims.plan(allowance)
+            plan = lane.claims.plan(self._jobs.places_for(lane, allowance))
             if plan is not None:
                 allowance -= sum(chunk.state is ChunkState.CLOSED for chunk in plan.chunks)
                 found.append((lane, plan))
@@ -238,40 +272,75 @@ class Dispatcher:
             self._jobs.put_nowait((lane, lane.ready.popleft()))
 
     async def work(self) -> None:
-        """One of MAX_WORKERS: upload claimed chunks until cancelled."""
-        while True:
-            lane, chunk = await self._jobs.get()
-            self.news.set()  # the queue has room for a claim
-            if self._wanted(lane):
-                with metrics.UPLOADS.track_inprogress(), metrics.UPLOAD_SECONDS.time():
-                    await self._store(lane, chunk)
+        """One of MAX_WORKERS: upload claimed chunks until cancelled. One that must be tried again waits elsewhere."""
+        self._workers += 1
+        try:
+            while True:
+                job = await self._next_job()
+                self.news.set()  # the queue has room for a claim
+                with metrics.UPLOADS.track_inprogress():
+                    await self._try(job)
+        finally:
+            self._workers -= 1
+
+    async def _next_job(self) -> Job:
+        loop = asyncio.get_running_loop()
+        while (job := self._jobs.next(loop.time(), self._workers)) is None:
+            self._jobs_changed.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(self._jobs.wake_at(loop.time())):
+                    await self._jobs_changed.wait()
+        return job
 
     def _wanted(self, lane: Lane) -> bool:
         """May its chunks still be uploaded? A takeover that waits for silence waits for that of this process, too."""
         return self.lanes.get(lane.partition) is lane and lane.state is not LaneState.FAILED
 
-    async def _store(self, lane: Lane, chunk: ClosedChunk) -> None:
-        cargo = chunk.cargo
-        assert cargo is not None
-        assert chunk.state is ChunkState.CLAIMED
-        raw, held = cargo.size, 0
+    async def _try(self, job: Job) -> None:
+        """Compress it, where that is to be done, and store its objects, up to the first attempt that fails."""
+        lane, kept = job.lane, False
         try:
-            async with self._packing:
-                bodies = await self._uploader.bodies(lane.partition, chunk.offsets, cargo)
-            held = sum(len(body.content) for body in bodies)
-            self.budget.add(held)
-            if lane.state is not LaneState.FAILED:
-                lane.compressed(raw)
-                self.budget.add(-raw)
-            for body in bodies:
-                if not await self._uploader.upload(lane.partition, body, wanted=partial(self._wanted, lane)):
+            if job.bodies is None:
+                await self._pack(job)
+            while job.bodies and self._wanted(lane):
+                if not await self._uploader.upload(lane.partition, job.bodies[0]):
+                    ready_at = asyncio.get_running_loop().time() + self._uploader.pause(job.failures + 1)
+                    kept = self._jobs.again(job, ready_at)
                     return
+                self.budget.add(-self._jobs.stored(job))
+                if not self._jobs.failing:
+                    self._health.report(HEALTH_PART, None)
+            if not job.bodies:
+                self._stored(job)
         finally:
-            self.budget.add(-held)
-        if cargo.lost is not None:
-            lost = cargo.lost.end - cargo.lost.start
+            if not kept:
+                self._jobs.done(job)
+                self.budget.add(-job.body_bytes)
+
+    async def _pack(self, job: Job) -> None:
+        lane, chunk = job.lane, job.chunk
+        assert chunk.cargo is not None
+        assert chunk.state is ChunkState.CLAIMED
+        raw = chunk.cargo.size
+        async with self._packing:
+            bodies = await self._uploader.bodies(lane.partition, chunk.offsets, chunk.cargo)
+        self._jobs.packed(job, bodies)
+        self.budget.add(job.body_bytes)
+        if lane.state is not LaneState.FAILED:
+            lane.compressed(raw)
+            self.budget.add(-raw)
+
+    def _stored(self, job: Job) -> None:
+        lane, chunk = job.lane, job.chunk
+        assert chunk.cargo is not None
+        if chunk.cargo.lost is not None:
+            lost = chunk.cargo.lost.end - chunk.cargo.lost.start
             metrics.LOST_OFFSETS.labels(lane.partition.topic).inc(lost)
-            log.error("%s: offsets %s were gone from Kafka before they were stored", _name(lane.partition), cargo.lost)
+            log.error(
+                "%s: offsets %s were gone from Kafka before they were stored", _name(lane.partition), chunk.cargo.lost
+            )
+        if job.began is not None:
+            metrics.UPLOAD_SECONDS.observe(asyncio.get_running_loop().time() - job.began)
         lane.claims.stored(chunk)
         self.news.set()
 

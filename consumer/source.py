@@ -1,7 +1,7 @@
 """Records in: the one place that holds an aiokafka consumer, its group membership and its inner parts.
 
 Inner parts used (tests/unit/test_aiokafka_parts.py fails when a new version moves them): the coordinator's generation,
-member id and heartbeat, the fetch position of a partition, the client.
+member id and heartbeat, the fetch position of a partition, the client, and what the fetcher asks for next.
 """
 
 from __future__ import annotations
@@ -34,9 +34,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FETCH_MAX_BYTES: Final = 8 * 1024 * 1024  # small fetches stay in the processor's caches, and bound what is prefetched
+FETCH_MAX_BYTES: Final = 4 * 1024 * 1024  # of all brokers together; a fetch is held three times while it is taken apart
 PARTITION_MAX_BYTES: Final = 1024 * 1024
-MAX_RECORDS: Final = 20_000  # of one fetch: decoding them holds the loop for some tens of milliseconds
+MOST_PREFETCHED: Final = 4  # partitions whose records wait to be taken, when the next fetch may be sent
+MAX_RECORDS: Final = 10_000  # taken at once: each is a dozen objects, and decoding them holds the loop
 
 
 class OutOfRange(HeadraceError):
@@ -83,9 +84,29 @@ class _Listener(ConsumerRebalanceListener):
         await self._source.give_back()
 
 
+class _Consumer(AIOKafkaConsumer):
+    """With a bound to what is prefetched: aiokafka fetches from a broker again 0.1 s after its last answer, however
+    much of that is still there. With many partitions and a busy machine that would be MiB after MiB.
+    """
+
+    async def start(self) -> None:
+        await super().start()
+        fetcher = self._fetcher
+        fetcher._prefetch_backoff = 0.0
+        actions = fetcher._get_actions_per_node
+
+        def bounded(assignment: Any) -> Any:
+            brokers = max(1, len(self._client.cluster.brokers()))
+            fetcher._fetch_max_bytes = max(PARTITION_MAX_BYTES, FETCH_MAX_BYTES // brokers)
+            fetches, *rest = actions(assignment)
+            return ([] if len(fetcher._records) > MOST_PREFETCHED else fetches, *rest)
+
+        fetcher._get_actions_per_node = bounded
+
+
 def new_consumer(**options: Any) -> Any:
     """The real client; the simulation has another."""
-    return AIOKafkaConsumer(**options)
+    return _Consumer(**options)
 
 
 class Source:
@@ -129,7 +150,7 @@ class Source:
             max_poll_interval_ms=600_000,
             fetch_max_bytes=FETCH_MAX_BYTES,
             max_partition_fetch_bytes=PARTITION_MAX_BYTES,
-            metadata_max_age_ms=30_000,
+            metadata_max_age_ms=int(session_timeout_seconds * 3 * 1000),  # until new partitions are noticed
         )
 
     async def start(self) -> None:

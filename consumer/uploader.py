@@ -1,4 +1,4 @@
-"""Uploads a claimed chunk: compress, PUT each of its objects, again and again until S3 has said yes to all of them."""
+"""What an upload is: a claimed chunk becomes objects, and an attempt to PUT one of them has its conditions."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 FIRST_PAUSE_SECONDS: Final = 0.1
 LONGEST_PAUSE_SECONDS: Final = 20.0
 HEALTH_PART: Final = "s3"
+"""Reported by failed attempts; taken back by the dispatcher, which knows whether any partition still fails."""
 
 
 class AssignmentStale(Exception):
@@ -118,8 +119,7 @@ class Uploader:
         return found
 
     def _pack(self, bucket: Bucket) -> tuple[bytes, str]:
-        content = self._form.compress(bucket.parts)
-        bucket.parts.clear()
+        content = self._form.compress(bucket.parts)  # lets the lines go
         return content, hashlib.sha256(content).hexdigest()
 
     def _gap(self, partition: TopicPartition, offsets: Range, cargo: Cargo) -> Body:
@@ -142,36 +142,33 @@ class Uploader:
         }
         return Body(key, orjson.dumps(told), metadata, "application/json", 0)
 
-    async def upload(self, partition: TopicPartition, body: Body, *, wanted: Callable[[], bool]) -> bool:
-        """Try until it is stored: True. False when it isn't wanted any more, which is asked before each attempt.
+    def pause(self, failures: int) -> float:
+        """Seconds to wait after so many failed attempts, at least one."""
+        pause = min(FIRST_PAUSE_SECONDS * 2.0 ** min(failures - 1, 30), LONGEST_PAUSE_SECONDS)
+        return pause * (0.5 + self._jitter() / 2)
 
-        Raises AssignmentStale; otherwise ends only by success or cancellation.
+    async def upload(self, partition: TopicPartition, body: Body) -> bool:
+        """One attempt. True when it is stored; False when it is to be tried again, which the log and /readyz tell.
+
+        Raises AssignmentStale, before anything is sent.
         """
-        pause = FIRST_PAUSE_SECONDS
-        while wanted():
-            quiet_for = self._alive_for()
-            if quiet_for > self._timeout:
-                raise AssignmentStale(
-                    f"{partition.topic}/{partition.partition}: no heartbeat for {quiet_for:.0f} s, no upload may start"
-                )
-            try:
-                async with asyncio.timeout(self._timeout):
-                    await self._store.put(
-                        body.key, body.content, metadata=body.metadata, content_type=body.content_type
-                    )
-            except (S3Refused, S3Unavailable, TimeoutError) as error:
-                kind = "refused" if isinstance(error, S3Refused) else "unavailable"
-                what = str(error) or f"no answer within {self._timeout:g} s for {body.key}"
-                metrics.UPLOAD_FAILURES.labels(kind).inc()
-                level = logging.ERROR if kind == "refused" else logging.WARNING
-                log.log(level, "upload failed, trying again in %.1f s: %s", pause, what)
-                self._health.report(HEALTH_PART, what)
-                await asyncio.sleep(pause * (0.5 + self._jitter() / 2))
-                pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
-            else:
-                self._health.report(HEALTH_PART, None)
-                metrics.STORED_OBJECTS.labels(partition.topic).inc()
-                metrics.STORED_BYTES.labels(partition.topic).inc(len(body.content))
-                metrics.STORED_RECORDS.labels(partition.topic).inc(body.records)
-                return True
-        return False
+        quiet_for = self._alive_for()
+        if quiet_for > self._timeout:
+            raise AssignmentStale(
+                f"{partition.topic}/{partition.partition}: no heartbeat for {quiet_for:.0f} s, no upload may start"
+            )
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._store.put(body.key, body.content, metadata=body.metadata, content_type=body.content_type)
+        except (S3Refused, S3Unavailable, TimeoutError) as error:
+            kind = "refused" if isinstance(error, S3Refused) else "unavailable"
+            what = str(error) or f"no answer within {self._timeout:g} s for {body.key}"
+            metrics.UPLOAD_FAILURES.labels(kind).inc()
+            level = logging.ERROR if kind == "refused" else logging.WARNING
+            log.log(level, "upload failed, it will be tried again: %s", what)
+            self._health.report(HEALTH_PART, what)
+            return False
+        metrics.STORED_OBJECTS.labels(partition.topic).inc()
+        metrics.STORED_BYTES.labels(partition.topic).inc(len(body.content))
+        metrics.STORED_RECORDS.labels(partition.topic).inc(body.records)
+        return True

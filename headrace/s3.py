@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -87,7 +88,7 @@ class S3Store:
     async def put(self, key: str, body: bytes, *, metadata: Mapping[str, str], content_type: str) -> None:
         with self._named("PUT", key):
             await self._client.put_object(
-                Bucket=self._bucket, Key=key, Body=body, Metadata=dict(metadata), ContentType=content_type
+                Bucket=self._bucket, Key=key, Body=_Sent(body), Metadata=dict(metadata), ContentType=content_type
             )
 
     async def head(self, key: str) -> StoredObject | None:
@@ -149,6 +150,13 @@ class S3Store:
             raise S3Unavailable(f"{place}: no answer ({type(error).__name__}: {error})") from None
         except BotoCoreError as error:  # no credentials, a parameter it would not send, …
             raise S3Refused(f"{place}: {type(error).__name__}: {error}") from None
+
+
+class _Sent(io.BytesIO):
+    """A body on its way. aiohttp asks for its buffer to learn its length; a plain BytesIO copies itself for that."""
+
+    def getbuffer(self) -> memoryview:
+        return memoryview(self.getvalue())
 
 
 class _NotFoundError(HeadraceError):

@@ -33,8 +33,9 @@ _COMPRESSED: Final[dict[Compression, tuple[str, str]]] = {
 class Format:
     """How a chunk's records become an object's body: `compress([encode(some), encode(more), …])`.
 
-    Both are pure and may run in any thread, several at a time. Compression is told by suffix and content type;
-    Content-Encoding stays unset, so that no HTTP client unpacks an object behind its reader's back.
+    Neither knows anything but its arguments, and both may run in any thread, several at a time. Compression is told by
+    suffix and content type; Content-Encoding stays unset, so that no HTTP client unpacks an object behind its reader's
+    back.
     """
 
     name: FormatName
@@ -55,8 +56,8 @@ class Format:
         encoder, _ = _ENCODERS[self.name]
         return encoder(records)
 
-    def compress(self, parts: Sequence[bytes]) -> bytes:
-        """The whole body out of its encoded parts, which are never joined before."""
+    def compress(self, parts: list[bytes]) -> bytes:
+        """The whole body out of its encoded parts, which are let go one by one: the list is empty afterwards."""
         return compress_parts(parts, self.compression, self.level)
 
 

@@ -4,13 +4,11 @@ interpreter go on with other work meanwhile. The same input gives the same bytes
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, Literal
+from io import BytesIO
+from typing import Any, Final, Literal
 
 import zstandard
 from isal import isal_zlib
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 Compression = Literal["zstd", "gzip", "none"]
 
@@ -22,16 +20,23 @@ _GZIP_WRAPPER: Final = 16
 _WINDOW_BITS: Final = 15
 
 
-def compress(parts: Sequence[bytes], kind: Compression, level: int) -> bytes:
-    """The parts, one after the other, as one zstd frame with its content's size, or one gzip member, or as they are."""
-    if kind == "none":
-        return b"".join(parts)
-    coder: Any
+def compress(parts: list[bytes], kind: Compression, level: int) -> bytes:
+    """The parts, one after the other, as one zstd frame with its content's size, or one gzip member, or as they are.
+
+    Lets the parts go as it comes to them, and leaves the list empty: memory holds a part or its compressed form, not
+    both.
+    """
+    coder: Any = None
     if kind == "zstd":
         options = zstandard.ZstdCompressionParameters.from_level(level, write_content_size=True, write_checksum=True)
         coder = zstandard.ZstdCompressor(compression_params=options).compressobj(size=sum(map(len, parts)))
-    else:
+    elif kind == "gzip":
         coder = isal_zlib.compressobj(level, wbits=_GZIP_WRAPPER + _WINDOW_BITS)
-    pieces = [coder.compress(part) for part in parts]
-    pieces.append(coder.flush())
-    return b"".join(pieces)
+    body = BytesIO()  # unlike a list of pieces to be joined, it never holds all of them twice
+    parts.reverse()
+    while parts:
+        part = parts.pop()
+        body.write(part if coder is None else coder.compress(part))
+    if coder is not None:
+        body.write(coder.flush())
+    return body.getvalue()

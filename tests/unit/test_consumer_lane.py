@@ -323,7 +323,7 @@ def test_dropping_the_open_chunk() -> None:
 def test_the_budget_has_high_and_low_water() -> None:
     budget = Budget(100)
     budget.add(99)
-    assert (budget.short, budget.excess) == (False, 0)
+    assert (budget.short, budget.excess) == (False, 24)
     budget.add(1)
     assert (budget.short, budget.excess) == (True, 25)
     budget.add(-24)

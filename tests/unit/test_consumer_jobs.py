@@ -1,0 +1,189 @@
+"""Which chunk is tried next: whatever happens, nothing is lost or tried twice at once, and something is always left."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from consumer.budget import SHARE, Budget
+from consumer.jobs import FAILURES_TO_FAIL, Job, Jobs
+from consumer.uploader import Body
+
+LANES = 4
+
+
+class World:
+    """Jobs, and a naive account of them. Lanes and chunks are names here."""
+
+    def __init__(self) -> None:
+        self.jobs = Jobs(self.wake)
+        self.woken = 0
+        self.lanes = [f"lane {number}" for number in range(LANES)]
+        for lane in self.lanes:
+            self.jobs.add_lane(lane)  # type: ignore[arg-type]
+        self.failures: Counter[str] = Counter()
+        self.waiting: dict[Any, float] = {}
+        """Chunk to the time it may be tried again."""
+        self.under_way: list[Job] = []
+        self.number = 0
+        self.now = 0.0
+
+    def wake(self) -> None:
+        self.woken += 1
+
+    def failing(self, lane: str) -> bool:
+        return self.failures[lane] >= FAILURES_TO_FAIL
+
+    def busy(self, lane: str) -> int:
+        return sum(job.lane == lane for job in self.under_way)  # type: ignore[comparison-overlap]
+
+    def put(self, lane: str) -> None:
+        self.number += 1
+        chunk: Any = (lane, self.number)
+        self.jobs.put_nowait((lane, chunk))  # type: ignore[arg-type]
+        self.waiting[chunk] = 0.0
+
+    def take(self, slots: int) -> None:
+        job = self.jobs.next(self.now, slots)
+        ready = {chunk for chunk, at in self.waiting.items() if at <= self.now}
+        free = slots - len(self.under_way)
+        if job is None:
+            for lane, _ in ready:
+                if self.failing(lane):
+                    assert free <= 0 or self.busy(lane) or self.trouble() >= max(1, slots // 2)
+                else:
+                    assert self.busy(lane) >= free, "who has less than is free gets the next"
+            return
+        lane, _ = chunk = job.chunk  # type: ignore[misc]
+        assert chunk in ready
+        if self.failing(lane):
+            assert self.busy(lane) == 0
+            assert self.trouble() < max(1, slots // 2)
+        else:
+            assert self.busy(lane) < free
+        del self.waiting[chunk]
+        self.under_way.append(job)
+
+    def trouble(self) -> int:
+        return sum(self.busy(lane) for lane in self.lanes if self.failing(lane))
+
+    def end(self, which: int, how: str, pause: float) -> None:
+        job = self.under_way.pop(which % len(self.under_way))
+        lane: Any = job.lane
+        if how == "fail":
+            assert self.jobs.again(job, self.now + pause)
+            self.failures[lane] += 1
+            self.waiting[job.chunk] = self.now + pause
+            return
+        if job.bodies is None:
+            self.jobs.packed(job, [Body("k", b"abc", {}, "", 1)])
+            assert self.jobs.body_bytes(lane) >= 3
+        assert self.jobs.stored(job) == 3
+        if self.failing(lane):
+            for chunk in self.waiting:
+                if chunk[0] == lane:
+                    self.waiting[chunk] = 0.0
+        self.failures[lane] = 0
+        self.jobs.done(job)
+
+
+STEPS = st.one_of(
+    st.tuples(st.just("put"), st.integers(0, LANES - 1)),
+    st.tuples(st.just("take"), st.integers(1, 6)),
+    st.tuples(st.just("end"), st.integers(0, 9), st.sampled_from(["fail", "fail", "store"]), st.floats(0, 3)),
+    st.tuples(st.just("wait"), st.floats(0, 2)),
+)
+
+
+@given(st.lists(STEPS, max_size=80))
+@settings(deadline=None)
+def test_against_a_naive_account(steps: list[tuple[Any, ...]]) -> None:
+    world = World()
+    for step in steps:
+        match step:
+            case ("put", lane):
+                woken = world.woken
+                world.put(world.lanes[lane])
+                assert world.woken > woken
+            case ("take", slots):
+                world.take(slots)
+            case ("end", which, how, pause):
+                if world.under_way:
+                    world.end(which, how, pause)
+            case ("wait", seconds):
+                world.now += seconds
+        assert world.jobs.qsize() == len(world.waiting)
+        later = [at for at in world.waiting.values() if at > world.now]
+        assert world.jobs.wake_at(world.now) == min(later, default=None)
+        assert set(map(str, world.jobs.failing)) == {lane for lane in world.lanes if world.failing(lane)}
+    for lane in world.lanes:
+        dropped = {job.chunk for job in world.jobs.drop_lane(lane)}  # type: ignore[arg-type]
+        assert dropped == {chunk for chunk in world.waiting if chunk[0] == lane}
+    assert world.jobs.qsize() == 0
+    for job in world.under_way:
+        assert not world.jobs.again(job, 0.0), "its lane is gone"
+        world.jobs.done(job)
+    assert world.jobs.next(world.now, 100) is None
+    assert "waiting=0 under_way=0 lanes=0" in repr(world.jobs)
+
+
+def test_lanes_take_turns() -> None:
+    world = World()
+    for lane in world.lanes[:3]:
+        for _ in range(3):
+            world.put(lane)
+    order = []
+    for _ in range(9):
+        world.take(100)
+        order.append(world.under_way[-1].lane)
+    assert [str(lane) for lane in order] == world.lanes[:3] * 3
+
+
+def test_a_lane_alone_has_all_slots_and_places() -> None:
+    jobs = Jobs(lambda: None)
+    lane: Any = "lane"
+    jobs.add_lane(lane)
+    assert jobs.places_for(lane, 7) == 7
+    for number in range(5):
+        jobs.put_nowait((lane, number))  # type: ignore[arg-type]
+    taken = [jobs.next(0.0, 4) for _ in range(5)]
+    assert [job is not None for job in taken] == [True] * 4 + [False]
+    other: Any = "other"
+    jobs.add_lane(other)
+    jobs.put_nowait(("gone", 9))  # type: ignore[arg-type]
+    assert jobs.qsize() == 1
+    assert jobs.places_for(other, 7) == 4
+    assert jobs.places_for(lane, 0) == 0
+
+
+@given(st.integers(1, 6), st.integers(100, 10_000))
+def test_some_of_the_budget_stays_free_however_many_are_stuck(stuck: int, high: int) -> None:
+    """Each takes as long as it may; a newcomer finds something."""
+    budget = Budget(high)
+    for _ in range(stuck):
+        own = 0
+        while not budget.beyond_share(own + 1, resting=False):
+            budget.add(1)
+            own += 1
+    assert budget.free >= high // (SHARE + 1) ** stuck - 1
+
+
+@given(st.integers(8, 1000), st.lists(st.tuples(st.integers(0, 300), st.booleans()), max_size=30))
+def test_shortness_ends_whatever_is_stuck(high: int, steps: list[tuple[int, bool]]) -> None:
+    """Once nothing but what is stuck is held, it is over, unless that is all there is."""
+    budget = Budget(high)
+    stuck = 0
+    for size, sticks in steps:
+        budget.add(size)
+        if sticks:
+            stuck += size
+            budget.set_stuck(stuck)
+        if budget.held >= high:
+            assert budget.short
+        assert budget.excess == max(0, budget.held - budget.low)
+        assert budget.crowded == (budget.held > high / 2)
+    budget.add(stuck - budget.held)
+    assert budget.short == (stuck >= high)
