@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from headrace.bench.place import Place
     from headrace.bench.workspace import Workspace
 
-DIFFERENT: Final = 20_000
-"""Records of a topic that differ; then they begin again."""
+DIFFERENT: Final = 20_011
+"""Records of a topic that differ; then they begin again. A prime, so that each partition gets all of them in turn, and
+what repeats lies further apart than compression looks back."""
 POLL_SECONDS: Final = 0.1
 STUCK_SECONDS: Final = 60.0
 REFERENCE: Final = "aiokafka + gzip"

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
+import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headrace.bench.back import DIFFERENT
 from headrace.bench.payloads import SMALLEST, find_marks, make_bodies, make_payloads, marked_payload
 
 
@@ -22,6 +24,13 @@ def test_payloads_are_the_same_in_every_run_and_differ_among_each_other() -> Non
     payloads = make_payloads(1000, 220)
     assert payloads == make_payloads(1000, 220)
     assert len(set(payloads)) == 1000
+
+
+@pytest.mark.parametrize("partitions", [1, 3, 12, 100])
+def test_a_chunk_of_one_partition_packs_no_better_than_events_do(partitions: int) -> None:
+    payloads = make_payloads(DIFFERENT, 220)
+    lines = b"\n".join([payloads[index * partitions % len(payloads)] for index in range(100_000)])
+    assert 0.15 < len(zstandard.compress(lines, 3)) / len(lines) < 0.4
 
 
 def test_too_small_is_said() -> None:
