@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections import Counter
 from typing import TYPE_CHECKING
@@ -86,3 +87,29 @@ async def test_each_hour_has_an_object_of_its_own(it: Trial) -> None:
     assert len(folders) == 4
     code, text = await it.run("verify")
     assert code == 0, text
+
+
+@pytest.mark.parametrize("codec", [None, "zstd"])
+async def test_records_as_large_and_as_odd_as_kafka_takes_them(it: Trial, codec: str | None) -> None:
+    """Nearly 1 MiB as it is by default, 3 MB where a topic allows it; a thousand headers; nothing at all."""
+    await it.create_topic(max_message_bytes="4000000")
+    dice = random.Random(7)
+    odd: list[tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]] = [
+        (b"near", dice.randbytes(1_048_000), []),
+        (b"text", b'{"pad":"' + b"x" * 1_000_000 + b'"}', []),
+        (b"large", dice.randbytes(3_000_000), []),
+        (dice.randbytes(900_000), b"a key of 900 KB", []),
+        (None, b"", []),
+        (b"", b"", []),
+        (b"", None, []),
+        (b"headers", b"{}", [(f"h-{number % 500}", b"%d" % number) for number in range(1000)]),
+        (b"wide", None, [("", b"x" * 900_000), ("\u00fc" * 1000, b"")]),
+    ]
+    options = {"compression_type": codec, "max_request_size": 4_000_000, "max_batch_size": 4_000_000}
+    async with it.producer(**options) as producer:
+        for _ in range(2):
+            for key, value, headers in odd:
+                await producer.send_and_wait(it.topic, value, key, headers=headers, partition=0)
+    it.start(MEMORY_BUDGET_BYTES="2097152", CHUNK_MAX_BYTES="1048576")
+    await it.stored()
+    assert await it.assert_exactly_once() == 2 * len(odd)
