@@ -122,10 +122,7 @@ class Fleet:
 
     def again(self) -> None:
         """Somebody comes, unless there are enough."""
-        if (
-            not self.ending
-            and len([process for process in self.archives if not process.ended]) < self.plan.most_archivers
-        ):
+        if not self.ending and len([process for process in self.archives if not process.ended]) < 3:
             self.spawn()
 
     def _consumer(self, process: Archive, **options: Any) -> client.Consumer:

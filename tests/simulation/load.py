@@ -36,7 +36,7 @@ class Load:
 
     async def burst(self, partition: int, count: int) -> None:
         """So many records to one partition, unless nobody can produce to it."""
-        if self._broker.missing or self._broker.incarnation > 1 or self._broker.logs[partition].cut_short:
+        if self._broker.missing or self._broker.logs[partition].cut_short:
             return
         log, dice = self._broker.logs[partition], self._world.dice
         if self._world.chance(self._plan.transactions):

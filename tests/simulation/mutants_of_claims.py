@@ -10,9 +10,11 @@ from unittest.mock import patch
 import consumer.takeover
 from consumer.chunk import Cargo
 from consumer.claims import ChunkState, Claims, Committed
+from consumer.committer import Committer
 from consumer.dispatcher import Dispatcher
 from consumer.lane import Lane
 from consumer.offsets import GroupOffsets, GroupUnavailable, Membership, Unanswered
+from consumer.session import Session
 from consumer.source import Source
 from headrace.objects import Range
 from tests.simulation.mutant import mutant, wrapped
@@ -205,4 +207,31 @@ def chunk_without_an_offset() -> Iterator[None]:
         return _next_chunk
 
     with wrapped(Lane, "_next_chunk", make):
+        yield
+
+
+@mutant("same-name-same-topic", "another log")
+def same_name_same_topic() -> Iterator[None]:
+    """Whether the topic is still the one that was taken over is not asked before its records are claimed."""
+
+    async def check_topic(_self: Committer, _topic: str, _plans: Any) -> dict[Any, int]:
+        return {}
+
+    with patch.object(Committer, "_check_topic", check_topic):
+        yield
+
+
+@mutant("own-part-is-the-whole", "replays")
+def own_part_is_the_whole() -> Iterator[None]:
+    """A replay's member does not ask what has become of the others' partitions (as it was once)."""
+
+    def make(original: Any) -> Any:
+        def finish(self: Session) -> None:
+            original(self)
+            if self._own_part_whole.is_set():
+                self._finished.set()
+
+        return finish
+
+    with wrapped(Session, "_finish_replay", make):
         yield

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from consumer.settings import ConsumerSettings
     from tests.simulation.broker import Broker
     from tests.simulation.fleet import Fleet
+    from tests.simulation.load import Load
     from tests.simulation.oracle import Oracle
     from tests.simulation.plan import Plan
     from tests.simulation.store import Bucket
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 OTHER_LAYOUT = ("is claimed under another layout", "was written with another layout")
 OTHER_TOPIC = (
     "was deleted and made anew",
+    "does not exist",
     "Does the topic still exist",
     "Is it the same topic?",
     "this is another log",
@@ -39,6 +41,7 @@ class Operations:
         bucket: Bucket,
         oracle: Oracle,
         fleet: Fleet,
+        load: Load,
         settings: tuple[ConsumerSettings, ...],
     ) -> None:
         """`settings`: those of the beginning, and others that the operator may change to."""
@@ -48,6 +51,7 @@ class Operations:
         self._bucket = bucket
         self._oracle = oracle
         self._fleet = fleet
+        self._load = load
         self._settings = settings
 
     async def do(self, action: str) -> None:
@@ -193,13 +197,17 @@ class Operations:
         world.say("kafka", "deletes-topic")
         broker.delete_topic()
         self._oracle.made_anew()
-        generation = broker.group.generation
+        steady, generation = broker.group.state is GroupState.STABLE, broker.group.generation
         self._notice(0.5)
         await asyncio.sleep(dice.choice((0.1, dice.uniform(0.1, 3))))
         world.say("kafka", "makes-topic anew")
-        broker.make_topic({number: Log(number) for number in range(self._plan.partitions)})
+        ends = {number: truth.log.end for number, truth in self._oracle.truths.items()}
+        broker.make_topic({number: Log(number) for number in ends})
+        if dice.random() < 0.5:  # so much at once that nobody's position is out of range
+            for number, end in ends.items():
+                await self._load.burst(number, end + dice.randrange(1, 20))
         # Who has seen that it was gone will see that it is there again; others go on fetching by name.
-        self._notice(1.0 if broker.group.generation != generation else 0.5)
+        self._notice(0.5 if steady and broker.group.generation == generation else 1.0)
 
     def _notice(self, share: float) -> None:
         """Clients hear of it by their metadata."""

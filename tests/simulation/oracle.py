@@ -214,6 +214,14 @@ class Oracle:
 
     # The end
 
+    def missing(self) -> dict[int, list[int]]:
+        """What should be stored, and isn't, by partition."""
+        lacks = {}
+        for number, truth in self.truths.items():
+            if wanted := sorted(offset for offset in truth.missing if offset >= truth.origin):
+                lacks[number] = wanted
+        return lacks
+
     def whole(self, halted: Collection[int] = ()) -> str | None:
         """None when everything is stored and committed, or has stopped where it must; else what is missing."""
         for number, truth in self.truths.items():
@@ -230,12 +238,12 @@ class Oracle:
     def judge(self, counts: Mapping[str, Stored]) -> None:
         """After the run. `counts`: the objects as they stand in S3."""
         say = self._world.violated
+        missing = self.missing()
         for number, truth in self.truths.items():
             if self._made_anew or truth.beyond_log:
                 continue  # it has halted
-            missing = sorted(offset for offset in truth.missing if offset >= truth.origin)
-            if missing:
-                say(f"partition {number}: records {missing} are not stored")
+            if number in missing:
+                say(f"partition {number}: records {missing[number]} are not stored")
             ranges = sorted(truth.objects)
             for left, right in itertools.pairwise(ranges):
                 if left.end < right.start:

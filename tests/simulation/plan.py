@@ -70,7 +70,6 @@ class Plan:
     pauses: tuple[tuple[float, float], ...] = ((0.1, 3), (3, 25))
     uploads_wait_when_cut: bool = False
     replay: bool = False
-    most_archivers: int = 3
     other_paths: tuple[str, ...] = ()
     """Object paths of layouts that the operator may change to."""
     finally_: str | None = None
@@ -266,7 +265,6 @@ def _cut_off(plan: Plan, dice: random.Random) -> None:
 def _replays(plan: Plan, dice: random.Random) -> None:
     """A range of the log is archived again into a prefix of its own, and the process ends by itself."""
     plan.replay = True
-    plan.most_archivers = plan.workers = 1
     plan.resets = {"delete": 1.0, "delete group": 0.5, "drop": 1.0, "nothing": 1.0}
     plan.harm = {name: often for name, often in HARM.items() if name != "compact"}
     plan.seconds = dice.uniform(4, 15)

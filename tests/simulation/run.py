@@ -60,6 +60,7 @@ class Run:
             bucket=self.bucket,
             oracle=self.oracle,
             fleet=self.fleet,
+            load=self.load,
             settings=settings,
         )
         self.adversary = Adversary(world, plan, self.fleet, self.operations)
@@ -108,8 +109,8 @@ class Run:
     def _replayed(self, process: Archive) -> None:
         self._whole_replays += 1
         self.world.counts["replays-whole"] += 1
-        if (what := self.oracle.whole()) is not None:
-            self.world.violated(f"{process.name} says that the replay is whole, but {what}")
+        if missing := self.oracle.missing():
+            self.world.violated(f"{process.name} says that the replay is whole, but lacks {missing}")
 
     # The end
 
