@@ -205,6 +205,22 @@ async def test_waiting_for_an_upload_ends_by_the_deadline_and_does_not_spin(outc
 
 
 @in_virtual_time
+async def test_a_rebalance_does_not_wait_for_the_whole_drain() -> None:
+    """A member that leaves while another joins: from then on it has the time that a rebalance waits, and no more."""
+    rig = Rig()
+    gate = Fault("put", gate=asyncio.Event())
+    rig.store.faults.append(gate)
+    running = asyncio.create_task(rig.run())
+    await gate.asked.wait()
+    rig.stop.set()
+    await asyncio.sleep(3)
+    began = now()
+    rig.assignment.revoked.set()
+    assert await running is Outcome.STOPPED
+    assert now() - began == pytest.approx(5)
+
+
+@in_virtual_time
 async def test_a_revoked_assignment_stores_only_what_is_claimed() -> None:
     rig = Rig()
     gate = Fault("put", gate=asyncio.Event())
