@@ -28,7 +28,7 @@ from headrace.kafka import EARLIEST, Group, GroupMember, Topic
 from headrace.lifecycle import unless
 from headrace.management import Health
 from headrace.record import StoredRecord
-from tests.fakes import Fault, MemoryStore, VirtualTimeLoop, in_virtual_time, unavailable
+from tests.fakes import Fault, MemoryStore, Put, VirtualTimeLoop, in_virtual_time, unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
@@ -209,7 +209,7 @@ class Rig:
         for partition in self.kafka.logs:
             lane = self.dispatcher.lanes.get(partition)
             for chunk in () if lane is None else lane.claims._chunks:
-                if chunk.state is ChunkState.STORED and chunk.cargo is not None:
+                if chunk.state is ChunkState.STORED:
                     assert self.covered(partition, chunk.offsets.start, chunk.offsets.end)
             durable, metadata = self.kafka.commits.get(partition, (-1, ""))
             assert self.covered(partition, 0, max(0, durable))
@@ -348,14 +348,14 @@ def test_cancelled_at_every_step(ends: str) -> None:
 
 @in_virtual_time
 async def test_work_is_given_up_when_told_to_stop() -> None:
-    stop, gate = asyncio.Event(), Fault("put", gate=asyncio.Event())
+    stop, gate = asyncio.Event(), Fault("get", gate=asyncio.Event())
     store = MemoryStore()
     store.faults.append(gate)
-    putting = asyncio.create_task(unless(stop, store.put("k", b"", metadata={}, content_type="")))
+    store.objects["k"] = Put("k", b"there", {}, "")
+    getting = asyncio.create_task(unless(stop, store.get("k")))
     await gate.asked.wait()
     stop.set()
-    assert await putting is None
-    assert not store.objects
+    assert await getting is None
     assert asyncio.all_tasks() == {asyncio.current_task()}
     assert await unless(asyncio.Event(), asyncio.sleep(1, "done")) == "done"
     with pytest.raises(OSError, match="broken"):
