@@ -20,7 +20,8 @@ from consumer.source import Source, new_consumer
 from headrace.kafka import KafkaCluster, TopicMissing, open_cluster
 from headrace.lifecycle import clock
 from headrace.settings import KafkaSettings
-from tests import kafka_contract
+from tests.kafka_contract import CASES, logs
+from tests.kafka_contract.member import NOBODY, UNKNOWN_MEMBER, committed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -90,8 +91,8 @@ class Connection:
             while True:
                 with contextlib.suppress(KafkaError):
                     self._node = await self._client.coordinator_lookup(CoordinationType.GROUP, self._group)
-                    answer = await self.ask(HeartbeatRequest(self._group, 0, kafka_contract.NOBODY))
-                    if answer.error_code == kafka_contract.UNKNOWN_MEMBER:
+                    answer = await self.ask(HeartbeatRequest(self._group, 0, NOBODY))
+                    if answer.error_code == UNKNOWN_MEMBER:
                         return
                 await asyncio.sleep(0.1)
 
@@ -175,9 +176,9 @@ class Side:
                     return end
 
     async def _count(self) -> int:
-        async with kafka_contract.reading(self) as source:
-            _, end = await kafka_contract.log_ends(self)
-            return len(await kafka_contract.read(self, source, 0, end))
+        async with logs.reading(self) as source:
+            _, end = await logs.log_ends(self)
+            return len(await logs.read(self, source, 0, end))
 
     async def delete_before(self, offset: int) -> None:
         async with self._admin() as admin:
@@ -190,7 +191,7 @@ class Side:
             with contextlib.suppress(TopicMissing):
                 while True:
                     await self.cluster.topic(self.topic)
-            while (await kafka_contract.committed(self))[0] >= 0:  # they go a moment later
+            while (await committed(self))[0] >= 0:  # they go a moment later
                 await asyncio.sleep(0.05)
 
     async def make_topic(self, **config: str) -> None:
@@ -219,10 +220,10 @@ async def _run(bootstrap: str, topic: str, name: str, **config: str) -> None:
         cluster = await stack.enter_async_context(open_cluster(settings))
         side = Side(settings.kafka_options(), cluster, topic, stack)
         await side.make_topic(**config)
-        await kafka_contract.CASES[name](side)
+        await CASES[name](side)
 
 
-@pytest.mark.parametrize("name", sorted(kafka_contract.CASES.keys() - NEEDS_CLEANER))
+@pytest.mark.parametrize("name", sorted(CASES.keys() - NEEDS_CLEANER))
 async def test_as_the_simulation_believes(name: str, kafka: KafkaService, topic: Callable[..., str]) -> None:
     await _run(kafka.bootstrap, topic("contract"), name)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -58,10 +59,9 @@ def ignore_claims() -> Iterator[None]:
         yield
 
 
-@mutant("late-generation", "takeovers")
-def late_generation() -> Iterator[None]:
-    """Generation and member id are read when a commit is sent. The rebalance does not wait for the session either,
-    which would hide it: two barriers stand there, and both are taken away."""
+@contextlib.contextmanager
+def generation_read_late() -> Iterator[None]:
+    """Generation and member id are read when a commit is sent, not before the first await of the assignment."""
 
     def make(original: Any) -> Any:
         async def commit(self: GroupOffsets, membership: Membership, commits: Any) -> Any:
@@ -69,12 +69,31 @@ def late_generation() -> Iterator[None]:
 
         return commit
 
+    with wrapped(GroupOffsets, "commit", make):
+        yield
+
+
+@contextlib.contextmanager
+def rebalance_without_waiting() -> Iterator[None]:
+    """The group goes on before the session has given its partitions back."""
+
     async def give_back(self: Source) -> None:
         assignment, self._current = self._current, None
         if assignment is not None:
             assignment.revoked.set()
 
-    with wrapped(GroupOffsets, "commit", make), patch.object(Source, "give_back", give_back):
+    with patch.object(Source, "give_back", give_back):
+        yield
+
+
+BARRIERS = {"generation read late": generation_read_late, "rebalance without waiting": rebalance_without_waiting}
+"""Each stands behind the other: either alone may be missing, and nothing happens. Both is `late-generation`."""
+
+
+@mutant("late-generation", "takeovers")
+def late_generation() -> Iterator[None]:
+    """A session that is not waited for commits under the generation that has followed its own."""
+    with generation_read_late(), rebalance_without_waiting():
         yield
 
 

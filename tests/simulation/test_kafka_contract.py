@@ -11,7 +11,7 @@ import pytest
 
 from consumer.source import Source
 from headrace.record import StoredRecord
-from tests import kafka_contract
+from tests.kafka_contract import CASES
 from tests.simulation.broker import Broker
 from tests.simulation.client import Cluster, Consumer
 from tests.simulation.group import GroupCoordinator
@@ -113,12 +113,12 @@ class Side:
         self.broker.group.delete()
 
 
-@pytest.mark.parametrize("name", kafka_contract.CASES)
+@pytest.mark.parametrize("name", CASES)
 def test_as_kafka_does(name: str) -> None:
     world = World(1)
     with virtual_time(world):
         try:
-            world.loop.run_until_complete(kafka_contract.CASES[name](Side(world)))
+            world.loop.run_until_complete(CASES[name](Side(world)))
         finally:
             for task in asyncio.all_tasks(world.loop):
                 task.cancel()
