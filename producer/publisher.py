@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError, ProducerClosed
@@ -258,6 +258,7 @@ async def _close(producer: AIOKafkaProducer) -> None:
     sender = producer._sender  # noqa: SLF001 - there is no public way
     if sender.sender_task is not None:
         sender.sender_task.remove_done_callback(sender._fail_all)  # noqa: SLF001 - as above
+    _expect_errors(producer._message_accumulator)  # noqa: SLF001 - as above
     producer._message_accumulator.fail_all(ProducerClosed())  # noqa: SLF001 - as above
     stopping = asyncio.ensure_future(producer.stop())
     await asyncio.wait([stopping], timeout=1)
@@ -268,3 +269,16 @@ async def _close(producer: AIOKafkaProducer) -> None:
     await asyncio.wait([stopping])
     if not stopping.cancelled() and (error := stopping.exception()) is not None:
         logger.debug("A Kafka producer did not close cleanly", exc_info=error)
+
+
+def _expect_errors(accumulator: Any) -> None:
+    """Batches that are left will fail, and nobody waits for them any more: nothing for the log.
+
+    One that waits to be sent again isn't among the pending ones, where aiokafka looks for it when it fails.
+    """
+    pending = accumulator._pending_batches  # noqa: SLF001 - there is no public way
+    waiting = [batch for batches in accumulator._batches.values() for batch in batches]  # noqa: SLF001 - as above
+    for batch in (*pending, *waiting):
+        for future in (batch.future, batch._drain_waiter):  # noqa: SLF001 - as above
+            future.add_done_callback(lambda done: done.cancelled() or done.exception())
+    pending.update(batch for batch in waiting if batch.retry_count > 0)
