@@ -66,6 +66,9 @@ ODDS: Final[Mapping[Kind, Odds]] = {
     Kind.DELETE_RECORDS: Odds(10),
 }
 
+RESETS: Final = frozenset({Kind.RESET_TO_MIDDLE, Kind.RESET_TO_ZERO, Kind.RESET_TO_END, Kind.DELETE_GROUP})
+"""After these, consumers wait until nothing of the past can land; each rebalance begins that wait anew."""
+
 SHORT: Final = frozenset(Kind) - {Kind.KILL_S3, Kind.RESET_TO_ZERO, Kind.RESET_TO_END}
 """What the short form consists of: one of each, and some more. The rest takes long."""
 
@@ -127,11 +130,11 @@ def draw_setting(seed: int, *, short: bool = False) -> Setting:
             "MAX_CLAIMS": dice.choice(("4", "32")),
             "MAX_WORKERS": dice.choice(("4", "16")),
             "COMPRESSION": dice.choice(("zstd", "zstd", "gzip", "none")),
-            "UPLOAD_TIMEOUT_SECONDS": "1.5" if short else "4",
+            "UPLOAD_TIMEOUT_SECONDS": "1.5" if short else "2.5",
             "SESSION_TIMEOUT_SECONDS": "2" if short else "3",
             "DRAIN_SECONDS": "3" if short else "5",
         },
-        settle_seconds=4 if short else 12,
+        settle_seconds=5 if short else 15,
     )
 
 
@@ -151,6 +154,7 @@ def draw_steps(seed: int, faults: int, *, short: bool = False, only: frozenset[K
     """Endless: decks of `faults` steps, in each of which every kind comes at least once, in a new order each time."""
     dice = random.Random(f"steps {seed}")
     kinds = [kind for kind in ODDS if kind in (only or (SHORT if short else frozenset(Kind)))]
+    last: Kind | None = None
     while True:
         for kind in _deck(kinds, faults, dice):
             odds = ODDS[kind]
@@ -161,8 +165,9 @@ def draw_steps(seed: int, faults: int, *, short: bool = False, only: frozenset[K
                 seconds=dice.uniform(odds.least, odds.most) * (0.45 if short else 1),
                 place=dice.random(),
                 hard=dice.random() < 0.5,
-                settle=dice.random() < (0.3 if short else 0.5),
+                settle=dice.random() < (0.3 if short else 0.6) or last in RESETS,
             )
+            last = kind
 
 
 def _deck(kinds: list[Kind], size: int, dice: random.Random) -> list[Kind]:

@@ -255,7 +255,7 @@ class _Run:
             text = member.log.read_text(errors="replace") if member.log.exists() else ""
             said["assignments"] += len(re.findall(r"generation \d+: \d+ partitions", text))
             said["quiet"] += text.count("until no former owner's upload can land")
-            for bad in ("Traceback", "has stopped:"):
+            for bad in ("Traceback", "has stopped:", "never retrieved"):
                 if bad in text:
                     line = next(line for line in text.splitlines() if bad in line)
                     report.violations.append(f"{member.name} logged: {line}")
