@@ -13,8 +13,22 @@ from typing import Any, Final
 import psutil
 
 from headrace import __version__
+from headrace.nearby import configured
 
 PACKAGES: Final = ("aiokafka", "aiobotocore", "httptools", "msgspec", "orjson", "uvicorn", "uvloop", "zstandard")
+
+TUNING: Final = (
+    *("CHUNK_MAX_BYTES", "CHUNK_MAX_RECORDS", "COMPRESSION", "COMPRESSION_LEVEL", "FORMAT", "KAFKA_COMPRESSION"),
+    *("KAFKA_ISOLATION_LEVEL", "LINGER_MS", "MAX_CLAIMS", "MAX_LENGTH", "MAX_QUEUE", "MAX_WORKERS"),
+    *("MEMORY_BUDGET_BYTES", "OBJECT_PATH", "LOG_LEVEL", "KAFKA_SECURITY_PROTOCOL"),
+)
+"""Settings that figures depend on; none is an address or a secret."""
+
+
+def chosen_settings() -> dict[str, str]:
+    """Those of them that environment or headrace.toml set: without them the run can't be repeated."""
+    chosen = {**configured(), **{name: value for name, value in os.environ.items() if value}}
+    return {name: str(chosen[name]) for name in TUNING if name in chosen}
 
 
 def describe() -> dict[str, Any]:
@@ -29,6 +43,7 @@ def describe() -> dict[str, Any]:
         "load_average": [round(value, 2) for value in os.getloadavg()],
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
+        "settings": chosen_settings(),
         "packages": {name: _version(name) for name in PACKAGES},
     }
 

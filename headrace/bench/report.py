@@ -219,8 +219,9 @@ def markdown(figures: Figures, machine: Mapping[str, Any], place: str, command: 
     """A section for bench/RESULTS.md: on what it was measured, and all tables."""
     versions = ", ".join(f"{name} {version}" for name, version in machine["packages"].items() if version)
     others = noise(figures)
+    settings = "".join(f"{name}={value} " for name, value in machine["settings"].items())
     told = (
-        f"`{command}`. {machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, {machine['system']}, "
+        f"`{settings}{command}`. {machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, {machine['system']}, "
         f"Python {machine['python']}; {versions}. {place}. Others took {others:.0%} of the machine meanwhile."
     )
     lines = [f"## {machine['date']}, commit {machine['commit'] or machine['headrace']}", "", told]

@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from headrace.bench.cli import append, told_command
+from headrace.bench.machine import TUNING, chosen_settings
 from headrace.bench.place import Place
 from headrace.bench.run import Wishes, what_it_makes
 from headrace.bench.workspace import Workspace
@@ -112,6 +113,18 @@ def test_a_section_is_added_and_what_stood_there_stays(tmp_path: Path) -> None:
     append(file, "## two\n")
     assert file.read_text() == "## one\n\n## two\n"
     assert [path.name for path in tmp_path.iterdir()] == ["RESULTS.md"]
+
+
+def test_settings_that_figures_depend_on_are_kept_and_no_others(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in TUNING:
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "headrace.toml").write_text("linger_ms = 1\nkafka_compression = 'zstd'\nkafka_sasl_password = 'x'\n")
+    monkeypatch.setenv("KAFKA_COMPRESSION", "none")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s3cret")
+    assert chosen_settings() == {"KAFKA_COMPRESSION": "none", "LINGER_MS": "1"}
 
 
 def test_the_command_that_is_kept_tells_no_secrets() -> None:

@@ -26,6 +26,7 @@ MACHINE = {
     "memory_gib": 4,
     "system": "Linux 6",
     "python": "3.11.7",
+    "settings": {"KAFKA_COMPRESSION": "none"},
     "packages": {"uvicorn": "1", "absent": None},
 }
 
@@ -151,7 +152,9 @@ def test_every_table_has_a_cell_for_each_column() -> None:
 def test_a_section_says_when_on_what_and_how() -> None:
     figures = Figures(front=[front(OURS, 1, 0.05)], whole=[whole([1.0])])
     text = markdown(figures, MACHINE, "Apache Kafka 4.3.1 on the same machine", "headrace bench")
-    assert text.startswith("## 2026-11-22 01:02 UTC, commit abc123\n\n`headrace bench`. A Processor, 2 cores")
+    assert text.startswith(
+        "## 2026-11-22 01:02 UTC, commit abc123\n\n`KAFKA_COMPRESSION=none headrace bench`. A Processor, 2 cores"
+    )
     assert "Python 3.11.7; uvicorn 1. Apache Kafka 4.3.1 on the same machine. Others took 38%" in text
     assert "| headrace | 10 | 500 | 5,000 |" in text
     assert noise(figures) == 0.375
