@@ -40,7 +40,7 @@ async def keep_updating(it: Trial, sent: Sent, count: int, *, keys: int = 7, par
     async with it.producer() as producer:
         futures = []
         for number in range(first, first + count):
-            key, value = b"key-%d" % (number % keys), None if number % 10 == 9 else b"%d" % number
+            key, value = b"key-%d" % (number % keys + keys), None if number % 10 == 9 else b"%d" % number
             at = number % it.partitions if partition is None else partition
             now = int(time.time() * 1000)
             sending = await producer.send(it.topic, value, key, partition=at, timestamp_ms=now)
@@ -126,14 +126,15 @@ async def test_killed_over_and_over_while_the_log_cleaner_runs(busy_trial: NewTr
 
 
 async def test_claimed_chunks_keep_names_and_ends_when_compaction_takes_their_records(busy_trial: NewTrial) -> None:
-    """Of four claimed chunks the first was stored but not committed, and all four lose every record.
+    """Of four claimed chunks the first was stored but not committed, and keeps one record in Kafka, the others none.
 
     The first keeps what it has: nothing stored shrinks. The others keep their ends, as empty objects.
     """
     it = busy_trial(partitions=1, hint="compact")
     await it.create_topic(**COMPACTED)
     sent: Sent = {}
-    await keep_updating(it, sent, 200)
+    await keep_updating(it, sent, 1, keys=10**9)  # nobody updates this one
+    await keep_updating(it, sent, 199)
 
     def first_alone(method: str, path: str) -> tuple[Fault, float]:
         if method != "PUT" or "_headrace" in path:
@@ -148,11 +149,10 @@ async def test_claimed_chunks_keep_names_and_ends_when_compaction_takes_their_re
         before = await it.stamps()
         assert len(before) == 1
         await keep_updating(it, sent, 200)
-        await cleaned(it, sent, below=Range(0, 200))
+        await cleaned(it, sent, below=Range(1, 200))
         proxy.choose = never
-        second = it.start(**settings)
+        it.start(**settings)
         await it.stored()
-    assert "waiting" in second.text
     chunks = (await it.survey()).coverage(0).chunks
     assert [(chunk.offsets.start, chunk.offsets.end) for chunk in chunks[:4]] == [
         (0, 50),

@@ -143,8 +143,8 @@ async def test_deleted_into_claimed_chunks(it: Trial) -> None:
         assert f"{it.topic}/0: {lost} was gone from Kafka before it could be archived" in text
 
 
-async def test_a_chunk_of_two_hours_loses_what_was_not_stored_of_it(it: Trial) -> None:
-    """One of its two objects stands, then Kafka drops all of it: the object stays, and the loss is told beside it."""
+async def test_a_chunk_of_two_objects_loses_only_what_was_not_stored_of_it(it: Trial) -> None:
+    """One of its two objects stands, then Kafka drops half of both: it stays, the other is what is left."""
     await it.create_topic()
     hour = 3_600_000
     async with it.producer() as producer:
@@ -167,12 +167,12 @@ async def test_a_chunk_of_two_hours_loses_what_was_not_stored_of_it(it: Trial) -
         first.kill()
     before = await it.stamps()
     assert len(before) == 1
-    await delete_records(it, 500)
+    await delete_records(it, 250)
     it.start(**QUICK)
     await it.stored()
-    assert before.items() <= (await it.stamps()).items()
-    assert [record.offset for record in (await it.archive())[0]] == list(range(0, 500, 2))
-    assert await verified(it) == [[0, 500]]
+    assert before.items() <= (await it.stamps()).items(), "what was there was replaced by less"
+    assert [record.offset for record in (await it.archive())[0]] == [*range(0, 250, 2), *range(250, 500)]
+    assert await verified(it) == [[0, 250]]
 
 
 @pytest.mark.parametrize("retention", ["retention.ms", "retention.bytes"])
