@@ -47,7 +47,7 @@ class ConsumerSettings(KafkaSettings, S3Settings):
     @property
     def heartbeat_seconds(self) -> float:
         """Between two heartbeats to the group's coordinator."""
-        return min(3.0, self.session_timeout_seconds / 4)
+        return min(1.0, self.session_timeout_seconds / 4)  # by it a member learns that others come and go
 
     @field_validator("object_path")
     @classmethod
@@ -73,7 +73,7 @@ class ConsumerSettings(KafkaSettings, S3Settings):
         if self.upload_timeout_seconds <= self.heartbeat_seconds:
             raise ValueError(
                 f"UPLOAD_TIMEOUT_SECONDS={self.upload_timeout_seconds:g} must be more than between heartbeats, "
-                f"{self.heartbeat_seconds:g} s (a quarter of SESSION_TIMEOUT_SECONDS, 3 at most)"
+                f"{self.heartbeat_seconds:g} s (a quarter of SESSION_TIMEOUT_SECONDS, 1 at most)"
             )
         if self.chunk_max_bytes > self.memory_budget_bytes:
             raise ValueError(

@@ -145,7 +145,7 @@ class Source:
             auto_offset_reset="none",
             isolation_level=isolation_level,
             session_timeout_ms=int(session_timeout_seconds * 1000),
-            heartbeat_interval_ms=int(min(3.0, session_timeout_seconds / 4) * 1000),
+            heartbeat_interval_ms=int(min(1.0, session_timeout_seconds / 4) * 1000),
             rebalance_timeout_ms=int((give_back_seconds + session_timeout_seconds) * 1000),
             max_poll_interval_ms=600_000,
             fetch_max_bytes=FETCH_MAX_BYTES,

@@ -58,7 +58,7 @@ def test_paths_that_are_not(path: str) -> None:
         ({"max_claims": 129}, "MAX_CLAIMS"),
         ({"max_workers": 0}, "MAX_WORKERS"),
         ({"upload_timeout_seconds": 0}, "UPLOAD_TIMEOUT_SECONDS"),
-        ({"upload_timeout_seconds": 2.5}, "UPLOAD_TIMEOUT_SECONDS=2.5 must be more than between heartbeats, 2.5 s"),
+        ({"upload_timeout_seconds": 1}, "UPLOAD_TIMEOUT_SECONDS=1 must be more than between heartbeats, 1 s"),
         ({"kafka_isolation_level": "none"}, "KAFKA_ISOLATION_LEVEL"),
         ({"kafka_topic": ""}, "KAFKA_TOPIC"),
     ],
