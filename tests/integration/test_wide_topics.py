@@ -53,7 +53,7 @@ async def led(it: Trial) -> None:
     await it.eventually(answers, what="all partitions have a leader")
 
 
-async def test_a_thousand_partitions(busy_trial: NewTrial, record_property: Callable[[str, object], None]) -> None:
+async def test_a_thousand_partitions(busy_trial: NewTrial) -> None:
     """Alone, then shared with another consumer that is killed: once each, in bounded memory."""
     it = busy_trial(partitions=1000, hint="wide")
     await it.create_topic()
@@ -80,7 +80,6 @@ async def test_a_thousand_partitions(busy_trial: NewTrial, record_property: Call
     highest = max(highest, resident(first))
     assert await it.assert_exactly_once() == 15_000
     assert highest < 256 * MEBIBYTE, f"{highest / MEBIBYTE:.0f} MiB"
-    record_property("resident_mebibytes", highest // MEBIBYTE)
 
 
 async def test_commits_that_brokers_would_not_take_whole_are_split(busy_trial: NewTrial) -> None:
