@@ -56,6 +56,7 @@ class Source:
         return {tp: (self.others | self.commits[-1])[tp] for tp in partitions}
 
     async def beat(self) -> bool:
+        await asyncio.sleep(0.001)
         return True
 
     async def commit(
@@ -332,3 +333,19 @@ async def test_a_replay_that_others_have_a_part_of_is_whole_when_theirs_is() -> 
     assert not running.done()
     rig.source.others = {other: (9, "")}
     assert await running is Outcome.FINISHED
+
+
+@in_virtual_time
+async def test_a_partition_that_is_out_of_range_twice_is_taken_over_again_once() -> None:
+    """The second fetch meets the same while the first takeover still waits for a commit."""
+    rig = Rig()
+    running = asyncio.create_task(rig.run())
+    await asyncio.sleep(1)
+    first = rig.dispatcher.lanes[P]
+    async with rig.session._committer.lock:
+        again = [asyncio.create_task(rig.session._retake(P)) for _ in range(2)]
+        await asyncio.sleep(0.1)
+    await asyncio.gather(*again)
+    assert rig.dispatcher.lanes[P] is not first
+    rig.stop.set()
+    assert await running is Outcome.STOPPED
