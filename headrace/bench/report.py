@@ -220,9 +220,10 @@ def markdown(figures: Figures, machine: Mapping[str, Any], place: str, command: 
     versions = ", ".join(f"{name} {version}" for name, version in machine["packages"].items() if version)
     others = noise(figures)
     settings = "".join(f"{name}={value} " for name, value in machine["settings"].items())
+    cpu = f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, {machine['system']}"
     told = (
-        f"`{settings}{command}`. {machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, {machine['system']}, "
-        f"Python {machine['python']}; {versions}. {place}. Others took {others:.0%} of the machine meanwhile."
+        f"`{settings}{command}`. {cpu}, Python {machine['python']}; {versions}. {place}. "
+        f"Others took {others:.0%} of the machine meanwhile."
     )
     lines = [f"## {machine['date']}, commit {machine['commit'] or machine['headrace']}", "", told]
     for sheet in sheets(figures):

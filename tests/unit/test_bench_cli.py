@@ -130,3 +130,8 @@ def test_settings_that_figures_depend_on_are_kept_and_no_others(
 def test_the_command_that_is_kept_tells_no_secrets() -> None:
     told = told_command(["bench", "--header", "Authorization: Bearer s3cret", "--header=X-Key:s3cret", "--rounds", "1"])
     assert shlex.split(told)[2:] == ["--header", "Authorization:…", "--header=X-Key:…", "--rounds", "1"]
+
+
+def test_the_command_that_is_kept_tells_no_folders_of_this_machine() -> None:
+    told = told_command(["bench", "--json", "/home/me/a.json", "--record=/home/me/b.md", "--url", "http://x/y/z"])
+    assert shlex.split(told)[2:] == ["--json", "…/a.json", "--record=…/b.md", "--url", "http://x/y/z"]
