@@ -12,7 +12,7 @@ import click
 
 from tests.simulation.harness import simulate
 from tests.simulation.mutants import MUTANTS, mutated
-from tests.simulation.plan import PROFILES
+from tests.simulation.profiles import PROFILES
 
 if TYPE_CHECKING:
     from tests.simulation.world import Tally
@@ -35,7 +35,7 @@ def _block(work: tuple[range, str, str | None]) -> tuple[list[Tally], float, flo
 
 @click.command(help=__doc__)
 @click.argument("seeds")
-@click.option("--profile", default="", type=click.Choice(["", *PROFILES]), help="A kind of schedule, see plan.py.")
+@click.option("--profile", default="", type=click.Choice(["", *PROFILES]), help="A kind of schedule, see profiles.py.")
 @click.option("--mutant", type=click.Choice(list(MUTANTS)), help="Put a mistake into the code first.")
 @click.option("--trace", is_flag=True, help="Print what happened, step by step. With one seed.")
 @click.option("--jobs", default=os.cpu_count() or 1, help="Processes side by side.")

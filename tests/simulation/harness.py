@@ -14,7 +14,7 @@ from unittest.mock import patch
 
 from aiokafka.consumer import group_coordinator, subscription_state
 
-from tests.simulation.plan import draw, profile_of
+from tests.simulation.profiles import draw, profile_of
 from tests.simulation.run import Run
 from tests.simulation.virtual import OWNER, Stuck
 from tests.simulation.world import Tally, Weather, World

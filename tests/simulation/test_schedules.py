@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.simulation.harness import simulate
-from tests.simulation.plan import PROFILES, profile_of
+from tests.simulation.profiles import PROFILES, profile_of
 
 SCHEDULES = 2000
 BLOCK = 100
