@@ -84,24 +84,27 @@ class _Listener(ConsumerRebalanceListener):
         await self._source.give_back()
 
 
-class _Consumer(AIOKafkaConsumer):
-    """With a bound to what is prefetched: aiokafka fetches from a broker again 0.1 s after its last answer, however
-    much of that is still there. With many partitions and a busy machine that would be MiB after MiB.
-    """
+def bound_prefetching(fetcher: Any, brokers: Callable[[], int]) -> None:
+    """Keep a fetcher of aiokafka's from asking for more while it holds much that nobody has taken yet.
 
+    By itself it asks a broker again 0.1 s after the last answer, whatever is still there of that. With many partitions
+    on a busy machine that would be MiB after MiB. Several brokers share what one fetch may bring.
+    """
+    fetcher._prefetch_backoff = 0.0
+    actions = fetcher._get_actions_per_node
+
+    def bounded(assignment: Any) -> Any:
+        fetcher._fetch_max_bytes = max(PARTITION_MAX_BYTES, FETCH_MAX_BYTES // max(1, brokers()))
+        fetches, *rest = actions(assignment)
+        return ([] if len(fetcher._records) > MOST_PREFETCHED else fetches, *rest)
+
+    fetcher._get_actions_per_node = bounded
+
+
+class _Consumer(AIOKafkaConsumer):
     async def start(self) -> None:
         await super().start()
-        fetcher = self._fetcher
-        fetcher._prefetch_backoff = 0.0
-        actions = fetcher._get_actions_per_node
-
-        def bounded(assignment: Any) -> Any:
-            brokers = max(1, len(self._client.cluster.brokers()))
-            fetcher._fetch_max_bytes = max(PARTITION_MAX_BYTES, FETCH_MAX_BYTES // brokers)
-            fetches, *rest = actions(assignment)
-            return ([] if len(fetcher._records) > MOST_PREFETCHED else fetches, *rest)
-
-        fetcher._get_actions_per_node = bounded
+        bound_prefetching(self._fetcher, lambda: len(self._client.cluster.brokers()))
 
 
 def new_consumer(**options: Any) -> Any:

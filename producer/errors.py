@@ -32,6 +32,7 @@ class Kind(Enum):
     INTERNAL = Row(500, "internal", "Something went wrong here")
     QUEUE_FULL = Row(503, "queue-full", "Too much is waiting for Kafka", 1)
     KAFKA_AWAY = Row(503, "kafka-away", "Kafka can't be published to now", 2)
+    CROWDED = Row(503, "crowded", "Too many connections", 1)
     LEAVING = Row(503, "leaving", "headrace is leaving", 1)
     OUTCOME_UNKNOWN = Row(503, "outcome-unknown", "Kafka did not acknowledge in time", 2)
 
@@ -76,6 +77,6 @@ def answer(problem: Problem) -> Answer:
         headers.append((b"retry-after", b"%d" % retry_after))
     if "allow" in problem.members:
         headers.append((b"allow", problem.members["allow"].encode("latin-1")))
-    if problem.kind in {Kind.BODY_TIMEOUT, Kind.LEAVING}:
+    if problem.kind in {Kind.BODY_TIMEOUT, Kind.CROWDED, Kind.LEAVING}:
         headers.append((b"connection", b"close"))  # what is still to come of the body must not be taken for a request
     return Answer(status, headers, body)

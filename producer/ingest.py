@@ -13,6 +13,8 @@ from producer.metrics import TALLY
 from producer.payloads import split_envelope, split_lines
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from starlette.types import Receive, Scope, Send
 
     from producer.batches import Headers
@@ -23,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 MAX_KEY_LENGTH: Final = 255
 TICK_SECONDS: Final = 0.25
+PIECE_BYTES: Final = 65_536  # a body that comes two bytes at a time must not take twenty times its size
 _JSON_TYPES: Final = {
     "",
     "application/json",
@@ -54,6 +57,8 @@ class Ingest:
         self._reading: dict[asyncio.Task[None], float] = {}
         self._stalled: set[asyncio.Task[None]] = set()
         self._drain_until = float("inf")
+        self.crowded: Callable[[], bool] = lambda: False
+        """Are there more connections than may be?"""
 
     def drain(self, until: float) -> None:
         """No body is waited for beyond `until` (the loop's time)."""
@@ -90,6 +95,8 @@ class Ingest:
 
     async def _take(self, scope: Scope, receive: Receive) -> int | None:
         """How many payloads were made durable; None when the client went away before its body was whole."""
+        if self.crowded():
+            raise Problem(Kind.CROWDED, "Too many connections are open here (MAX_CONNECTIONS). This one is closed.")
         headers = dict(scope["headers"])
         form = _form(headers.get(b"content-type", b""))
         encoding = headers.get(b"content-encoding")
@@ -129,7 +136,8 @@ class Ingest:
 
     async def _read(self, receive: Receive) -> bytes | None:
         """The body, with as many bytes reserved in the budget; None when the client went away."""
-        chunks: list[bytes] = []
+        first = b""
+        pieces: list[bytearray] = []
         size = 0
         whole = False
         task = asyncio.current_task(self._loop)
@@ -145,11 +153,16 @@ class Ingest:
                     raise self._too_long(None)
                 self._intake.check_open(len(chunk))
                 self._budget.take(len(chunk))
+                if size == 0:
+                    first = chunk  # mostly there is no other
+                elif pieces and len(pieces[-1]) < PIECE_BYTES:
+                    pieces[-1] += chunk
+                else:
+                    pieces.append(bytearray(chunk))
                 size += len(chunk)
-                chunks.append(chunk)
                 if not message.get("more_body", False):
                     whole = True
-                    return chunk if len(chunks) == 1 else b"".join(chunks)
+                    return b"".join((first, *pieces)) if pieces else first
         except asyncio.CancelledError:
             if task not in self._stalled:
                 raise

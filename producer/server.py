@@ -6,10 +6,12 @@ import asyncio
 import errno
 import gc
 import logging
+import resource
 import socket
 from typing import TYPE_CHECKING, Any, Final
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from headrace.errors import HeadraceError
 from headrace.lifecycle import on_ending_signals
@@ -29,6 +31,7 @@ logger = logging.getLogger(__name__)
 LAST_WORDS_SECONDS: Final = 0.5  # of DRAIN_SECONDS, so that the last answers still get out
 FAREWELL_SECONDS: Final = 0.5  # of DRAIN_SECONDS: answers still say that their connection ends
 BACKLOG: Final = 2048
+SPARE_DESCRIPTORS: Final = 64  # for Kafka, logs, the management port
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -63,6 +66,28 @@ def _cannot_listen(host: str, port: int, error: OSError) -> str:
     return f"Could not listen on {host}:{port} (HTTP_HOST, HTTP_PORT): {error}"
 
 
+def bounded_protocol(most: int) -> type[HttpToolsProtocol]:
+    """HTTP/1.1 as uvicorn speaks it, `most` connections at a time: one more is cut before it takes any memory."""
+
+    class Bounded(HttpToolsProtocol):
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            if len(self.connections) > most:
+                transport.abort()
+
+    return Bounded
+
+
+def allow_descriptors(count: int) -> None:
+    """As many open files as connections need, where the system lets us have them (many shells allow 1,024)."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count + SPARE_DESCRIPTORS
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 async def serve(settings: ProducerSettings, listener: socket.socket) -> None:
     """Take payloads until asked to end; then answer what is in flight, within DRAIN_SECONDS, and return.
 
@@ -76,11 +101,13 @@ async def serve(settings: ProducerSettings, listener: socket.socket) -> None:
     publisher = Publisher(settings, health, intake)
     ingest = Ingest(settings, intake)
     app: Any = create_app(ingest, health)
+    most = settings.max_connections + settings.max_connections // 4
+    allow_descriptors(most)
     farewell = min(FAREWELL_SECONDS, settings.drain_seconds / 4)
     server = EmbeddedServer(
         uvicorn.Config(
             app,
-            http="httptools",
+            http=bounded_protocol(most),
             ws="none",
             lifespan="off",
             log_config=None,
@@ -90,6 +117,8 @@ async def serve(settings: ProducerSettings, listener: socket.socket) -> None:
             timeout_graceful_shutdown=max(1, round(settings.drain_seconds - farewell)),
         )
     )
+    connections = server.server_state.connections
+    ingest.crowded = lambda: len(connections) > settings.max_connections
     parts: list[asyncio.Task[None]] = []
     leaving = False
 

@@ -28,6 +28,11 @@ class ProducerSettings(KafkaSettings):
         ge=1,
         description="bytes that bodies being read and payloads waiting for Kafka may take; over it: 503",
     )
+    max_connections: int = Field(
+        4096,
+        ge=1,
+        description="open connections beyond which requests are answered 503; a quarter more are taken at all",
+    )
     linger_ms: float = Field(5, ge=0, le=10_000, description="how long the first request of a batch waits for company")
     request_timeout_seconds: float = Field(
         10, gt=0, description="how long a request waits for Kafka's acknowledgement; after it: 503, outcome unknown"

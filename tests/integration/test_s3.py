@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from headrace.local.ports import free_ports
-from headrace.s3 import S3Refused, S3Store, S3Unavailable, open_store
+from headrace.s3 import S3Refused, S3Store, S3Unavailable, _Sent, open_store
 from headrace.settings import S3Settings, load
 from tests.object_store_contract import ObjectStoreContract
 
@@ -71,3 +71,12 @@ async def test_a_silent_server_means_try_again() -> None:
         async with open_store(settings, timeout_seconds=0.2) as store:
             with pytest.raises(S3Unavailable, match="no answer"):
                 await store.get("a")
+
+
+def test_a_body_on_its_way_is_held_once() -> None:
+    """aiohttp asks for the buffer, and botocore reads it twice: neither may copy it."""
+    body = bytes(1000)
+    sent = _Sent(body)
+    assert sent.getbuffer().obj is body
+    assert sent.read() == body
+    assert sent.getvalue() is body

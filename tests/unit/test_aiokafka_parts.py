@@ -30,6 +30,8 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.util import get_running_loop
 
+from consumer.source import FETCH_MAX_BYTES, MOST_PREFETCHED, PARTITION_MAX_BYTES, bound_prefetching
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
@@ -80,6 +82,29 @@ async def test_calls_of_a_consumer() -> None:
     assert parameters(AIOKafkaConsumer.highwater) == ["self", "partition"]
     for call in (AIOKafkaConsumer.seek, AIOKafkaConsumer.pause, AIOKafkaConsumer.resume, AIOKafkaConsumer.highwater):
         assert not inspect.iscoroutinefunction(call)
+
+
+async def test_what_a_fetcher_asks_for_next() -> None:
+    """bound_prefetching stands between the fetcher's routine and what it asks for."""
+    routine = inspect.getsource(Fetcher._fetch_requests_routine)
+    assert "self._get_actions_per_node(assignment)" in routine
+    assert routine.index("fetch_requests,") < routine.index("reset_requests,") < routine.index("= self._get_actions")
+    assert "self._fetch_max_bytes," in inspect.getsource(Fetcher._get_actions_per_node)
+    assert "backoff=self._prefetch_backoff" in inspect.getsource(Fetcher._proc_fetch_request)
+    assert "_fetcher = Fetcher(" in inspect.getsource(AIOKafkaConsumer.start)
+    client = AIOKafkaClient(bootstrap_servers="127.0.0.1:1")
+    fetcher = Fetcher(client, SubscriptionState(loop=get_running_loop()))
+    fetcher._get_actions_per_node = lambda _: (["fetch"], {}, 0.2, False, [])
+    brokers = 1
+    bound_prefetching(fetcher, lambda: brokers)
+    assert fetcher._get_actions_per_node(None) == (["fetch"], {}, 0.2, False, [])
+    assert fetcher._fetch_max_bytes == FETCH_MAX_BYTES
+    brokers = 100
+    fetcher._records.update({TopicPartition("t", number): None for number in range(MOST_PREFETCHED + 1)})
+    assert fetcher._get_actions_per_node(None) == ([], {}, 0.2, False, [])
+    assert fetcher._fetch_max_bytes == PARTITION_MAX_BYTES
+    await fetcher.close()
+    await client.close()
 
 
 @pytest.fixture

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
+import tracemalloc
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -100,6 +102,25 @@ async def test_lines_are_taken(front: Front) -> None:
     response = await front.post(b'1\n{"a":1.0}\r\n', "application/x-ndjson")
     assert response.json() == {"accepted": 2}
     assert front.published == [b"1", b'{"a":1.0}']
+
+
+async def test_a_body_in_many_small_pieces_takes_little_more_than_its_bytes(front: Front) -> None:
+    body = random.Random(1).randbytes(100_001)
+    at = highest = 0
+
+    async def receive() -> dict[str, Any]:
+        nonlocal at, highest
+        piece, at = body[at : at + 2], at + 2
+        highest = tracemalloc.get_traced_memory()[0]
+        return {"type": "http.request", "body": piece, "more_body": at < len(body)}
+
+    tracemalloc.start()
+    try:
+        assert await front.ingest._read(receive) == body
+    finally:
+        tracemalloc.stop()
+    assert highest < 2 * len(body)
+    assert front.intake.budget.bytes == len(body)
 
 
 async def test_an_empty_collection_is_fine_and_publishes_nothing(front: Front) -> None:
