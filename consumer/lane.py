@@ -61,6 +61,8 @@ class Lane:
         self._limits = limits
         self._stop = stop
         self._floor = takeover.floor
+        self._waited = takeover.known and takeover.committed.durable > 0
+        """What has waited for a new owner shall not wait a whole age again: its first free chunk closes at half."""
         self._segments: deque[Segment] = deque(takeover.segments)
         self._open: OpenChunk | None = None
         self._closed_bytes = 0
@@ -101,6 +103,9 @@ class Lane:
             chunk = self._open
             count = chunk.take(records, layout=self._layout, encode=self._encode, limits=self._limits, now=now)
             records = records[count:]
+            if self._waited and count and not chunk.exact:
+                self._waited = False
+                chunk.since = now - self._limits.max_seconds / 2
             chunk.reach(records[0].offset if records else position)
             self.position = chunk.position
             if not chunk.due(self._limits, now):

@@ -107,6 +107,18 @@ def test_a_chunk_closes_at_its_age_also_on_an_idle_topic() -> None:
     assert lane.next_due() is None
 
 
+def test_what_has_waited_for_a_new_owner_does_not_wait_a_whole_age_again() -> None:
+    """The first chunk that is cut freely closes at half its age; those after it, and claimed ones, are as ever."""
+    lane = lane_of(Takeover(commit(3, 5), True, (Segment(SegmentKind.RECUT, Range(3, 5), claimed=True),), 3))
+    lane.take(some(3), 4, 100.0)
+    assert lane.next_due() is None
+    lane.take(some(4, 5), 6, 101.0)
+    assert lane.next_due() == 106.0
+    lane.tick(106.0)
+    lane.take(some(6), 7, 107.0)
+    assert lane.next_due() == 117.0
+
+
 def test_its_end_is_the_position_not_the_last_record() -> None:
     """What lies between was compacted away, or is a transaction's marker: no later owner will see a record there."""
     lane = lane_of(free())
