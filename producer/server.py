@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import gc
 import logging
 import resource
 import socket
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import uvicorn
@@ -138,7 +140,7 @@ async def serve(settings: ProducerSettings, listener: socket.socket) -> None:
             until = loop.time() + max(settings.drain_seconds - LAST_WORDS_SECONDS, 0)
             ingest.drain(until)
             publisher.drain(until)
-            parts.append(group.create_task(_say_farewell(server, farewell)))
+            parts.append(group.create_task(_say_farewell(server, listener, farewell)))
 
         with on_ending_signals(leave):
             address = listener.getsockname()
@@ -161,15 +163,46 @@ async def serve(settings: ProducerSettings, listener: socket.socket) -> None:
     logger.info("Left")
 
 
-async def _say_farewell(server: EmbeddedServer, seconds: float) -> None:
-    """From now on each answer ends its connection; then, or as soon as nobody is connected, the server ends."""
+async def _say_farewell(server: EmbeddedServer, listener: socket.socket, seconds: float) -> None:
+    """From now on each answer ends its connection. Then nobody new is let in, then the server ends.
+
+    Who came in last still has half of the time to ask: a connection that is closed before its first answer looks
+    like a failure to its client. None of this waits when nobody is connected.
+    """
     close = (b"connection", b"close")
     server.config.encoded_headers.append(close)  # of answers from the next tick on
     server.server_state.default_headers.append(close)  # of those until then
-    until = asyncio.get_running_loop().time() + seconds
-    while server.server_state.connections and asyncio.get_running_loop().time() < until:  # noqa: ASYNC110 - uvicorn keeps a set
-        await asyncio.sleep(0.02)
+    await _until_alone(server, seconds / 2)
+    waiting = _accepted(listener)
+    for listening in server.servers:
+        listening.close()  # the kernel would reset who still waited to be accepted
+    for connection in waiting:
+        await asyncio.get_running_loop().connect_accepted_socket(partial(_protocol, server), connection)
+    await _until_alone(server, seconds / 2)
     server.should_exit = True
+
+
+def _accepted(listener: socket.socket) -> list[socket.socket]:
+    """All connections that are there and that nobody has accepted yet."""
+    found = []
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            found.append(listener.accept()[0])
+    return found
+
+
+def _protocol(server: EmbeddedServer) -> asyncio.Protocol:
+    protocol: Any = server.config.http_protocol_class
+    made: asyncio.Protocol = protocol(
+        config=server.config, server_state=server.server_state, app_state=server.lifespan.state
+    )
+    return made
+
+
+async def _until_alone(server: EmbeddedServer, seconds: float) -> None:
+    until = asyncio.get_running_loop().time() + seconds
+    while server.server_state.connections and asyncio.get_running_loop().time() < until:  # noqa: ASYNC110 - a set
+        await asyncio.sleep(0.02)
 
 
 def _quiet_garbage_collection() -> None:
