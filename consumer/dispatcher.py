@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PACKED_AT_A_TIME: Final = 2
-"""Chunks being compressed: each needs memory for a compressor and for what it has made so far."""
+PACKED_AT_A_TIME: Final = 1
+"""Chunks being compressed: memory has their lines and what has become of them. Another core encodes meanwhile."""
 
 
 class Dispatcher:

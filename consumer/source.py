@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 FETCH_MAX_BYTES: Final = 4 * 1024 * 1024  # of all brokers together; a fetch is held three times while it is taken apart
 PARTITION_MAX_BYTES: Final = 1024 * 1024
 MOST_PREFETCHED: Final = 4  # partitions whose records wait to be taken, when the next fetch may be sent
-MAX_RECORDS: Final = 10_000  # taken at once: each is a dozen objects, and decoding them holds the loop
+MAX_RECORDS: Final = 20_000  # taken at once: decoding them holds the loop for some tens of milliseconds
 
 
 class OutOfRange(HeadraceError):

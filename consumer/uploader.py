@@ -13,6 +13,7 @@ import orjson
 
 from consumer import metrics
 from consumer.chunk import Bucket
+from consumer.memory import trim
 from headrace.objects import GAP_FOLDER, gap_key
 from headrace.s3 import S3Refused, S3Unavailable
 
@@ -120,6 +121,7 @@ class Uploader:
 
     def _pack(self, bucket: Bucket) -> tuple[bytes, str]:
         content = self._form.compress(bucket.parts)  # lets the lines go
+        trim()
         return content, hashlib.sha256(content).hexdigest()
 
     def _gap(self, partition: TopicPartition, offsets: Range, cargo: Cargo) -> Body:
