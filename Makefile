@@ -54,7 +54,7 @@ format: setup ## format and mend what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-PURE := consumer/budget.py,consumer/chunk.py,consumer/claims.py,consumer/encode/*,consumer/lane.py,consumer/layout.py,consumer/takeover.py
+PURE := consumer/budget.py,consumer/chunk.py,consumer/claims.py,consumer/encode/*,consumer/jobs.py,consumer/lane.py,consumer/layout.py,consumer/takeover.py
 PURE := $(PURE),headrace/collection.py,headrace/coverage.py,headrace/jsontext.py,headrace/objects.py
 PURE := $(PURE),producer/batches.py,producer/payloads.py,producer/positions.py
 

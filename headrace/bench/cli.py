@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import logging
 import re
 import shlex
@@ -106,6 +107,8 @@ def bench(
     with headrace-bench-; it says which, asks, and removes them in the end. CPU time (utime + stime of a process and its
     children, from the system) compares on a busy machine, wall time and latency do not; ratios compare within one run.
     """
+    if importlib.util.find_spec("psutil") is None:
+        raise HeadraceError("`headrace bench` needs a package more: pip install 'headrace[bench]'.")
     from headrace.bench.place import given_place, own_place
     from headrace.bench.run import Wishes, refuse_nonsense
 

@@ -100,7 +100,7 @@ def test_a_replay_without_a_commit_begins_at_its_origin() -> None:
 
 
 def test_a_topic_made_anew_halts() -> None:
-    with pytest.raises(HaltError, match=r"t/3: the topic was deleted and made anew \(its id was id, now other\)"):
+    with pytest.raises(HaltError, match=r"Topic t was deleted and made anew \(its id was id, now other\)"):
         asked(committed(10), replace(LOG, topic_id="other"))
 
 
