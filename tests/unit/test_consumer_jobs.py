@@ -187,3 +187,20 @@ def test_shortness_ends_whatever_is_stuck(high: int, steps: list[tuple[int, bool
         assert budget.crowded == (budget.held > high / 2)
     budget.add(stuck - budget.held)
     assert budget.short == (stuck >= high)
+
+
+def test_a_lane_that_is_gone_while_its_chunk_is_under_way() -> None:
+    """Its attempt ends as any does, and nothing of it is left."""
+    jobs = Jobs(lambda: None)
+    lane: Any = "gone"
+    jobs.add_lane(lane)
+    jobs.put_nowait((lane, "chunk"))  # type: ignore[arg-type]
+    job = jobs.next(0.0, 4)
+    assert job is not None
+    jobs.packed(job, [Body("key", b"12345", {}, "text/plain", 1)])
+    assert list(jobs.drop_lane(lane)) == []
+    assert jobs.drop_lane(lane) == ()
+    assert jobs.stored(job) == 5
+    jobs.done(job)
+    assert repr(jobs) == "<Jobs waiting=0 under_way=0 lanes=0>"
+    assert jobs.next(0.0, 4) is None
