@@ -53,7 +53,7 @@ class Mounted:
 
 
 class Limited:
-    """No file of the server's may grow beyond 256 KiB: EFBIG instead of ENOSPC, and it does the same."""
+    """No file of the server's may grow beyond 64 KiB: EFBIG instead of ENOSPC, and it does the same."""
 
     kind = "limit"
 
@@ -61,7 +61,7 @@ class Limited:
         self.folder = folder
 
     def fill(self, server: Server) -> None:
-        resource.prlimit(server.child.pid, resource.RLIMIT_FSIZE, (256 * 1024, resource.RLIM_INFINITY))
+        resource.prlimit(server.child.pid, resource.RLIMIT_FSIZE, (64 * 1024, resource.RLIM_INFINITY))
 
     def clear(self, server: Server) -> None:
         if server.running:

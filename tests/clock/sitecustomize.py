@@ -12,7 +12,6 @@ from typing import Any
 
 _file = os.environ.get("CLOCK_SHIFT_FILE")
 _time = time.time
-_gmtime, _localtime = time.gmtime, time.localtime
 _datetime: Any = datetime.datetime
 
 
@@ -35,9 +34,19 @@ class Shifted(_datetime, metaclass=_Kind):  # type: ignore[misc]
         return cls.fromtimestamp(time.time(), datetime.UTC).replace(tzinfo=None)
 
 
+class _Broken:
+    """Seconds broken down into fields; no function, so that it stays what it is as a class's attribute."""
+
+    def __init__(self, real: Any) -> None:
+        self._real = real
+
+    def __call__(self, seconds: float | None = None) -> Any:
+        return self._real(time.time() if seconds is None else seconds)
+
+
 if _file:
     time.time = lambda: _time() + shift()
     time.time_ns = lambda: int(time.time() * 1e9)
-    time.gmtime = lambda seconds=None: _gmtime(time.time() if seconds is None else seconds)
-    time.localtime = lambda seconds=None: _localtime(time.time() if seconds is None else seconds)
+    time.gmtime = _Broken(time.gmtime)  # type: ignore[assignment]
+    time.localtime = _Broken(time.localtime)  # type: ignore[assignment]
     datetime.datetime = Shifted  # type: ignore[misc]
