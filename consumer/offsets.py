@@ -28,6 +28,7 @@ RETRIABLE: Final = frozenset({7, 14, 15, 16})  # timed out, loading, not availab
 MOVED: Final = frozenset({15, 16})
 FENCED: Final = frozenset({22, 25, 27, 82})  # generation, member, rebalance in progress, fenced instance
 METADATA_TOO_LARGE: Final = 12
+TOPIC_FORBIDDEN: Final = 29
 
 
 class GroupUnavailable(HeadraceError):
@@ -36,6 +37,14 @@ class GroupUnavailable(HeadraceError):
 
 class GroupRefused(HeadraceError):
     """The coordinator refuses: somebody has to change something (an ACL, most likely)."""
+
+
+class PartitionsRefused(GroupRefused):
+    """The group may not see these partitions' offsets, by their reasons. It concerns them and no others."""
+
+    def __init__(self, reasons: Mapping[TopicPartition, str]) -> None:
+        super().__init__(" ".join(reasons.values()))
+        self.reasons = reasons
 
 
 class Unanswered(HeadraceError):
@@ -68,7 +77,7 @@ class GroupOffsets:
     async def fetch(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, tuple[int, str]]:
         """(offset, metadata) of each partition; (-1, "") only where Kafka says that nothing is committed.
 
-        Raises GroupUnavailable or GroupRefused.
+        Raises GroupUnavailable, PartitionsRefused (ask for the others), or GroupRefused.
         """
         wanted = list(partitions)
         if not wanted:
@@ -79,11 +88,19 @@ class GroupOffsets:
         except (KafkaError, TimeoutError) as error:
             raise GroupUnavailable(f"Group {self._group}: no answer to OffsetFetch ({error!r})") from error
         self._check(getattr(answer, "error_code", 0), "OffsetFetch")
-        found = {}
+        found, refused = {}, {}
         for topic, rows in answer.topics:
             for partition, offset, metadata, error_code in rows:
+                if error_code == TOPIC_FORBIDDEN:
+                    refused[TopicPartition(topic, partition)] = (
+                        f"Kafka does not let group {self._group} see its offsets of topic {topic} "
+                        f"(TopicAuthorizationFailedError, error {error_code}). Grant READ on the topic, then restart."
+                    )
+                    continue
                 self._check(error_code, f"OffsetFetch of {topic}/{partition}")
                 found[TopicPartition(topic, partition)] = (offset, metadata or "")
+        if refused:
+            raise PartitionsRefused(refused)
         missing = [tp for tp in wanted if tp not in found]
         if missing:
             raise GroupUnavailable(f"Group {self._group}: OffsetFetch did not answer for {missing[0]}")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from consumer.committer import Committer, Fenced
 from consumer.dispatcher import Dispatcher, clear_halts, report_halt
 from consumer.lane import Lane, LaneState
-from consumer.offsets import GroupUnavailable, Unanswered
+from consumer.offsets import GroupUnavailable, PartitionsRefused, Unanswered
 from consumer.reader import Reader
 from consumer.uploader import AssignmentStale
 from headrace.errors import HaltError, HeadraceError
@@ -162,14 +162,27 @@ class Session:
 
     async def _take_over(self, partitions: Collection[TopicPartition]) -> None:
         await self._source.beat()
-        async for partition, takeover in self._taking.take(partitions, self._assignment.membership):
-            if isinstance(takeover, HaltError):
-                self._halted[partition] = str(takeover)
-                report_halt(self._health, partition, str(takeover))
+        left = set(partitions)
+        while left:
+            try:
+                async for partition, takeover in self._taking.take(left, self._assignment.membership):
+                    self._took(partition, takeover)
+                    left.discard(partition)
+            except PartitionsRefused as refused:
+                for partition, reason in refused.reasons.items():
+                    self._took(partition, HaltError(reason))
+                left -= refused.reasons.keys()
             else:
-                self._begin(partition, takeover)
-            self._taken.add(partition)
-            self._finish_replay()
+                return
+
+    def _took(self, partition: TopicPartition, takeover: Takeover | HaltError) -> None:
+        if isinstance(takeover, HaltError):
+            self._halted[partition] = str(takeover)
+            report_halt(self._health, partition, str(takeover))
+        else:
+            self._begin(partition, takeover)
+        self._taken.add(partition)
+        self._finish_replay()
 
     def _begin(self, partition: TopicPartition, takeover: Takeover) -> None:
         if takeover.remark:

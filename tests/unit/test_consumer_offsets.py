@@ -30,6 +30,7 @@ from consumer.offsets import (
     GroupRefused,
     GroupUnavailable,
     Membership,
+    PartitionsRefused,
     Unanswered,
     split,
 )
@@ -157,6 +158,13 @@ async def test_an_error_is_never_taken_for_no_claims(
         with pytest.raises(kind, match=rf"\(error {code}\)"):
             await offsets.fetch([A, B])
         assert kafka.forgotten == forgotten
+
+
+async def test_a_topic_that_may_not_be_seen_concerns_its_partitions_alone(kafka: Kafka, offsets: GroupOffsets) -> None:
+    kafka.answer = fetched((0, 5, "claims", 0), (1, -1, "", 29))
+    with pytest.raises(PartitionsRefused, match="Grant READ on the topic") as caught:
+        await offsets.fetch([A, B])
+    assert caught.value.reasons.keys() == {B}
 
 
 async def test_a_partition_that_is_not_answered_for_is_asked_again(kafka: Kafka, offsets: GroupOffsets) -> None:

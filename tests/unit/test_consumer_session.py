@@ -15,7 +15,7 @@ from consumer.dispatcher import Dispatcher
 from consumer.encode import open_format
 from consumer.lane import Lane
 from consumer.layout import Layout
-from consumer.offsets import GroupUnavailable, Membership, Unanswered
+from consumer.offsets import GroupUnavailable, Membership, PartitionsRefused, Unanswered
 from consumer.session import Outcome, Session
 from consumer.source import Assignment, Fetched
 from consumer.takeover import Takeover
@@ -235,6 +235,29 @@ async def test_a_revoked_assignment_stores_only_what_is_claimed() -> None:
     assert await running is Outcome.REVOKED
     assert rig.source.committed == Committed(5, 5, (), 0, LAYOUT.fingerprint, "id")
     assert len(rig.store.objects) == 1
+
+
+@in_virtual_time
+async def test_partitions_that_the_group_may_not_see_halt_and_the_others_go_on() -> None:
+    rig, other, asked = Rig(), TopicPartition("secret", 0), []
+    rig.assignment.partitions = frozenset([P, other])
+    take = rig.session._taking.take
+
+    async def refuse(partitions: Any, membership: Any) -> AsyncIterator[Any]:
+        asked.append(set(partitions))
+        if other in partitions:
+            raise PartitionsRefused({other: "may not be seen"})
+        async for taken in take(partitions, membership):
+            yield taken
+
+    rig.session._taking.take = refuse  # type: ignore[method-assign]
+    running = asyncio.create_task(rig.run())
+    await asyncio.sleep(10)
+    assert asked == [{P, other}, {P}]
+    assert rig.health.problems == {"secret/0": "may not be seen"}
+    assert rig.source.committed == Committed(5, 5, (), 0, LAYOUT.fingerprint, "id")
+    rig.stop.set()
+    assert await running is Outcome.STOPPED
 
 
 @in_virtual_time
