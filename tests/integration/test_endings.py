@@ -238,8 +238,8 @@ async def test_sigterm_in_the_middle_of_a_rebalance(new_trial: NewTrial, who: st
     """The rebalance waits for the first one's uploads, which hang: that is the moment."""
     it = new_trial(partitions=2)
     await it.create_topic()
-    async with s3_proxy(it.environment["AWS_ENDPOINT_URL_S3"], stall_seconds=8) as proxy, load(it) as cease:
-        settings = {"AWS_ENDPOINT_URL_S3": proxy.endpoint, "UPLOAD_TIMEOUT_SECONDS": "10", "DRAIN_SECONDS": "30"}
+    async with s3_proxy(it.environment["AWS_ENDPOINT_URL_S3"], stall_seconds=7) as proxy, load(it) as cease:
+        settings = {"AWS_ENDPOINT_URL_S3": proxy.endpoint, "UPLOAD_TIMEOUT_SECONDS": "8", "DRAIN_SECONDS": "30"}
         old = it.start(**settings)
         await served(it, [0, 0])
         proxy.choose = on_objects(Fault.STALL)
@@ -306,14 +306,14 @@ async def test_sigterm_while_kafka_hangs_and_a_commit_is_under_way(own_stack: St
                 return Fault.PASS, 0.0
 
             proxy.choose = pause_kafka
-            consumer = it.start(AWS_ENDPOINT_URL_S3=proxy.endpoint, DRAIN_SECONDS="3", SESSION_TIMEOUT_SECONDS="20")
+            consumer = it.start(AWS_ENDPOINT_URL_S3=proxy.endpoint, DRAIN_SECONDS="3")
             await asyncio.wait_for(gate.wait(), 30)
             try:
                 consumer.terminate()
                 report("SIGTERM while Kafka hangs, DRAIN_SECONDS=3", await ended(consumer, 3 + ENDING_SECONDS))
             finally:
                 stack.kafka.child.resume()
-            it.start(SESSION_TIMEOUT_SECONDS="20")
+            it.start()
             await it.stored(90)
             assert await it.assert_exactly_once() == 6000
 
