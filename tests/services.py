@@ -8,14 +8,20 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, TypeVar
 
+from headrace.errors import HeadraceError
 from headrace.local import kafka as local_kafka
 from headrace.local import s3 as local_s3
 from tests import containers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
+
+    from headrace.local.server import Server
+
+Servers = TypeVar("Servers", bound="tuple[Server, ...]")
+STARTS: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +93,9 @@ def kafka_service() -> Iterator[KafkaService]:
     else:
         with scratch_folder() as folder:
             # It is never killed, and may be starved for a while by what else runs: no hurry to call it dead.
-            kafka = local_kafka.Kafka(folder, properties={"broker.session.timeout.ms": "9000"})
+            properties = {"broker.session.timeout.ms": "9000"}
+            (kafka,) = _started(lambda: (local_kafka.Kafka(folder, properties=properties),))
             try:
-                kafka.start()
                 yield KafkaService(kafka.bootstrap, "embedded")
             finally:
                 kafka.kill()  # its data goes with it
@@ -112,9 +118,8 @@ def s3_service() -> Iterator[S3Service]:
             yield S3Service(endpoint, *keys, containers.S3_IMAGE)
     else:
         with scratch_folder() as folder:
-            server = local_s3.S3(folder)
+            (server,) = _started(lambda: (local_s3.S3(folder),))
             try:
-                server.start()
                 yield S3Service(server.endpoint, server.bucket, server.access_key, server.secret_key, "embedded")
             finally:
                 server.kill()
@@ -123,13 +128,30 @@ def s3_service() -> Iterator[S3Service]:
 @contextlib.contextmanager
 def own_stack(kafka_properties: Mapping[str, str] | None = None) -> Iterator[OwnStack]:
     with scratch_folder() as folder:
-        stack = OwnStack(local_kafka.Kafka(folder / "kafka", properties=kafka_properties), local_s3.S3(folder / "s3"))
+        kafka, s3 = _started(
+            lambda: (local_kafka.Kafka(folder / "kafka", properties=kafka_properties), local_s3.S3(folder / "s3"))
+        )
         try:
-            stack.kafka.spawn()
-            stack.s3.spawn()
-            stack.s3.wait_ready()
-            stack.kafka.wait_ready()
-            yield stack
+            yield OwnStack(kafka, s3)
         finally:
-            stack.s3.kill()
-            stack.kafka.kill()
+            s3.kill()
+            kafka.kill()
+
+
+def _started(make: Callable[[], Servers]) -> Servers:
+    """Servers that answer. Each try has new ports: other sessions of tests may take one between choice and use."""
+    for tries_left in reversed(range(STARTS)):
+        servers = make()
+        try:
+            for server in servers:
+                server.spawn()
+            for server in servers:
+                server.wait_ready()
+        except HeadraceError:
+            for server in servers:
+                server.kill()
+            if not tries_left:
+                raise
+        else:
+            return servers
+    raise AssertionError("at least one try is made")
