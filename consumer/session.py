@@ -165,7 +165,7 @@ class Session:
         left = set(partitions)
         while left:
             try:
-                async for partition, takeover in self._taking.take(left, self._assignment.membership):
+                async for partition, takeover in self._taking.take(frozenset(left), self._assignment.membership):
                     self._took(partition, takeover)
                     left.discard(partition)
             except PartitionsRefused as refused:
