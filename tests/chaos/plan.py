@@ -134,7 +134,7 @@ def draw_setting(seed: int, *, short: bool = False) -> Setting:
             "SESSION_TIMEOUT_SECONDS": "2" if short else "3",
             "DRAIN_SECONDS": "3" if short else "5",
         },
-        settle_seconds=5 if short else 15,
+        settle_seconds=5 if short else 40,
     )
 
 
@@ -159,7 +159,7 @@ def draw_steps(seed: int, faults: int, *, short: bool = False, only: frozenset[K
         for kind in _deck(kinds, faults, dice):
             odds = ODDS[kind]
             yield Step(
-                calm=dice.uniform(0.2, 1.5) if short else dice.choice((dice.uniform(0.2, 2), dice.uniform(1, 7))),
+                calm=dice.uniform(0.1, 1.0) if short else dice.choice((dice.uniform(0.2, 2), dice.uniform(1, 7))),
                 kind=kind,
                 member=dice.randrange(8),
                 seconds=dice.uniform(odds.least, odds.most) * (0.45 if short else 1),
