@@ -221,10 +221,13 @@ async def test_kills_and_pauses_in_foul_weather(new_trial: NewTrial) -> None:
         async with asyncio.TaskGroup() as both:
             both.create_task(harm())
             both.create_task(load())
+
+        async def foul() -> bool:
+            return proxy.seen[Fault.LOST_REPLY] > 0 and proxy.seen[Fault.STALL] > 0
+
+        await it.eventually(foul, what="replies were lost, and PUTs stalled")
         proxy.choose = never
         await it.stored(90)
-        assert proxy.seen[Fault.LOST_REPLY] > 0
-        assert proxy.seen[Fault.STALL] > 0
         assert await it.assert_exactly_once() == 20_000
 
 
