@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
 from consumer.takeover import Covered
-from headrace.archive import survey
+from headrace.archive import patiently, survey
 from headrace.coverage import is_complete, told_objects
 from headrace.errors import HeadraceError
 
@@ -34,7 +34,8 @@ async def standing(
         numbers, records, layouts = [], {}, set()
         for key in keys:
             async with gate:
-                head = await store.head(key)
+                # Each by itself: were all asked anew for one that failed, thousands would never be through.
+                head = await patiently(lambda key=key: store.head(key))  # type: ignore[misc]
             if head is None:
                 raise HeadraceError(f"{key} was listed, but is gone now. Who else removes objects here?")
             numbers.append(told_objects(head.metadata))

@@ -10,7 +10,7 @@ from consumer.standing import HEADS_AT_A_TIME, standing
 from consumer.takeover import Covered
 from headrace.errors import HeadraceError
 from headrace.objects import Range, gap_key, object_key
-from headrace.s3 import S3Refused
+from headrace.s3 import S3Refused, S3Unavailable
 from tests.fakes import Fault, MemoryStore
 
 
@@ -104,3 +104,15 @@ async def test_heads_go_side_by_side_but_not_all_at_once() -> None:
         assert fault.gate is not None
         fault.gate.set()
     assert len((await asking)[0]) == 100
+
+
+async def test_a_head_that_fails_is_asked_again_alone() -> None:
+    """An S3 that fails now and then must not make thousands of answers worthless."""
+    store = MemoryStore()
+    for start in range(0, 50, 10):
+        await put(store, key(start, start + 10))
+    store.calls.clear()
+    store.faults.extend(Fault("head", S3Unavailable("503"), key=key(start, start + 10)) for start in (0, 20))
+    found = await standing(store, prefix="p", topic="t", above={0: 0})
+    assert [one.complete for one in found[0]] == [True] * 5
+    assert len(store.calls) == 1 + 5 + 2
