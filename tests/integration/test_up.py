@@ -131,7 +131,7 @@ def test_from_nothing_to_a_payload_in_s3_and_again_after_kill_9(folder: Path) ->
 
 def seconds(text: str) -> float:
     """How long it took, as `up` tells."""
-    return float(text.split("up after ")[1].split()[0])
+    return float(text.split("up after ")[1].split(maxsplit=1)[0])
 
 
 def curl_line(text: str) -> list[str]:
