@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LAST_WORDS_SECONDS: Final = 0.5  # of DRAIN_SECONDS, so that the last answers still get out
-FAREWELL_SECONDS: Final = 0.5  # of DRAIN_SECONDS: answers still say that their connection ends
+FAREWELL_SECONDS: Final = 2.0  # of DRAIN_SECONDS: answers still say that their connection ends
 BACKLOG: Final = 2048
 SPARE_DESCRIPTORS: Final = 64  # for Kafka, logs, the management port
 

@@ -260,7 +260,7 @@ def test_complaints_of_services_are_shown_and_no_more(folder: Path) -> None:
         assert "the well is low" not in running.read_until("up after")  # a start that went well has nothing to tell
         running.read_until("the well is low")
         running.process.send_signal(signal.SIGINT)
-        assert running.end() == 0
+        assert running.end() == 0, running.text
         assert "nobody needs to know" not in running.text
 
 
