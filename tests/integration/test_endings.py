@@ -344,7 +344,8 @@ async def test_several_processes_under_one_command(new_trial: NewTrial) -> None:
 
         await it.eventually(stopping, what="the parent and both children have been told")
         parent.terminate()
-        report("SIGTERM twice, 2 processes, S3 away, DRAIN_SECONDS=600", await ended(parent, ENDING_SECONDS))
+        # A child without any chunk ends at the first; the second may find the parent over already.
+        assert await parent.ended(ENDING_SECONDS + 20) in {0, -signal.SIGTERM}, parent.text
 
         parent = it.start("headrace", "consume", "--processes", "2", DRAIN_SECONDS="3", **settings)
         await two_members(it)
