@@ -86,7 +86,7 @@ async def test_data_and_addresses_survive_kill_and_restart(
         assert await get(store, "a/b") == b"two"
 
 
-async def get(store: S3Store, key: str) -> bytes:
+async def get(store: S3Store, key: str) -> bytes | None:
     """SeaweedFS answers 500 for a moment after a start, until its volumes are known."""
     async with asyncio.timeout(30):
         while True:
