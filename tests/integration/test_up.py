@@ -113,7 +113,7 @@ def test_from_nothing_to_a_payload_in_s3_and_again_after_kill_9(folder: Path) ->
         said = running.read_until("Logs are in")
         first, posting = seconds(said), curl_line(said)
         assert post(posting) == {"accepted": 1}
-        verified(folder, 1)
+        verified(running, 1)
         parts = running.parts
         running.process.kill()
         assert gone(parts.values(), 30)
@@ -122,7 +122,7 @@ def test_from_nothing_to_a_payload_in_s3_and_again_after_kill_9(folder: Path) ->
         assert seconds(again) < 4 * first, "as quick as the first start, but for the log that Kafka looks through"
         assert curl_line(again) == posting
         assert post(posting) == {"accepted": 1}
-        verified(folder, 2)
+        verified(running, 2)
         parts = running.parts
         running.process.send_signal(signal.SIGINT)
         assert running.end() == 0
@@ -149,13 +149,13 @@ def post(curl: list[str]) -> Any:
     return answer.json()
 
 
-def verified(folder: Path, records: int) -> None:
+def verified(running: Running, records: int) -> None:
     """Waits until `headrace verify`, in the same folder and without any setting, finds so many records in order."""
     end = time.monotonic() + 30
     while True:
         answer = subprocess.run(
             [*HEADRACE, "verify", "--json"],
-            cwd=folder,
+            cwd=running.data.parent,
             env=quiet_environment(),
             capture_output=True,
             text=True,
@@ -165,7 +165,10 @@ def verified(folder: Path, records: int) -> None:
         partitions = [partition for topic in found.get("topics", ()) for partition in topic["partitions"]]
         if answer.returncode == 0 and sum(each["end"] - each["start"] for each in partitions) == records:
             return
-        assert time.monotonic() < end, answer.stdout + answer.stderr
+        if running.process.poll() is not None or time.monotonic() > end:
+            running.process.kill()
+            running.end()
+            pytest.fail(f"{answer.stdout}{answer.stderr}\n`up` ({running.process.returncode}) said: {running.text}")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
