@@ -72,6 +72,8 @@ async def _archive(settings: ConsumerSettings, bounds: Bounds | None) -> bool:
                 if not archiving.done():
                     archiving.cancel()
                     await asyncio.wait((archiving,), timeout=seconds)
+            if archiving.cancelled() and not stop.is_set():
+                raise HeadraceError("The archiver ended though nobody asked for it. Nothing is lost; start it again.")
             return archiving.done() and not archiving.cancelled() and archiving.result()
 
 

@@ -108,6 +108,9 @@ class Session:
                 await self._drain(outcome)
                 for task in (*workers, committer):
                     task.cancel()
+                # Waited for in here: were one to fail while the group already leaves, Python 3.11 would leave its
+                # cancellation of us behind, and the check below would take it for one from outside.
+                await asyncio.wait((*front, *workers, committer))
         except* (AssignmentStale, Fenced, Unanswered) as gone:
             log.warning("giving the membership up: %s", _first(gone))
             outcome = Outcome.LEAVE

@@ -19,7 +19,7 @@ from consumer.offsets import GroupUnavailable, Membership, PartitionsRefused, Un
 from consumer.session import Outcome, Session
 from consumer.source import Assignment, Fetched
 from consumer.takeover import Takeover
-from consumer.uploader import Uploader
+from consumer.uploader import AssignmentStale, Uploader
 from headrace.errors import HaltError, HeadraceError
 from headrace.kafka import KafkaUnavailable, Topic, TopicMissing
 from headrace.management import Health
@@ -235,6 +235,26 @@ async def test_a_revoked_assignment_stores_only_what_is_claimed() -> None:
     assert await running is Outcome.REVOKED
     assert rig.source.committed == Committed(5, 5, (), 0, LAYOUT.fingerprint, "id")
     assert len(rig.store.objects) == 1
+
+
+@in_virtual_time
+@pytest.mark.parametrize("outcome", [Outcome.STOPPED, Outcome.REVOKED])
+async def test_a_failure_during_the_last_steps_is_no_cancellation(outcome: Outcome) -> None:
+    """It would end the process as if somebody had asked for that."""
+    rig = Rig()
+
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise AssignmentStale("no heartbeat")
+
+    rig.dispatcher.work = work  # type: ignore[method-assign]
+    running = asyncio.create_task(rig.run())
+    await asyncio.sleep(1)
+    (rig.stop if outcome is Outcome.STOPPED else rig.assignment.revoked).set()
+    assert await running is Outcome.LEAVE
+    assert running.cancelling() == 0
 
 
 @in_virtual_time
