@@ -90,10 +90,15 @@ def clock() -> float:
 PARENT_PIPE: Final = "HEADRACE_PARENT_PIPE"
 
 
+def has_parent() -> bool:
+    """Is this a child of `run_processes`?"""
+    return os.environ.get(PARENT_PIPE) == "1"
+
+
 @contextlib.asynccontextmanager
 async def stop_with_parent(stop: asyncio.Event) -> AsyncIterator[None]:
     """In a child of `run_processes`: its standard input ends with its parent, however that ends."""
-    if os.environ.get(PARENT_PIPE) != "1":
+    if not has_parent():
         yield
         return
     reader = asyncio.StreamReader()
@@ -154,6 +159,17 @@ async def run_processes(
     # One that was asked to end before it could listen has ended as it was told to.
     codes = [code for code in codes if code not in {0, -signal.SIGTERM}]
     return 0 if not codes else codes[0] if codes[0] > 0 else 128 - codes[0]
+
+
+def supervise(command: Sequence[str], environments: Sequence[Mapping[str, str]], *, ending_seconds: float) -> int:
+    """`run_processes` in a loop of its own, until a signal asks this process to end; a second one is passed on, too."""
+
+    async def run() -> int:
+        stop, hurry = asyncio.Event(), asyncio.Event()
+        with stop_on_signals(stop, hurry):
+            return await run_processes(command, environments, stop, hurry, ending_seconds=ending_seconds)
+
+    return asyncio.run(run())
 
 
 async def _end(process: Process, ended: asyncio.Task[int], hurry: asyncio.Event, seconds: float) -> int:

@@ -14,19 +14,20 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError, ProducerClosed
 from headrace.errors import HeadraceError
 from headrace.kafka import TopicMissing, open_cluster
 from producer.batches import BATCH_OVERHEAD
+from producer.codecs import codec_for, crc32c
 from producer.errors import Kind, Problem
 from producer.intake import UNKNOWN
 from producer.metrics import TALLY
+from producer.packing import RecordBatch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from aiokafka.producer.message_accumulator import BatchBuilder
 
     from headrace.kafka import KafkaCluster
     from headrace.management import Health
     from producer.batches import Batch
     from producer.intake import Intake
+    from producer.packing import Codec
     from producer.settings import ProducerSettings
 
 logger = logging.getLogger(__name__)
@@ -43,8 +44,9 @@ LAST_PAUSE_SECONDS: Final = 3.0
 class Link:
     """One AIOKafkaProducer and its deliveries, the intake's outlet. Broken it stays so: a new producer, a new link."""
 
-    def __init__(self, producer: AIOKafkaProducer, topic: str, intake: Intake) -> None:
+    def __init__(self, producer: AIOKafkaProducer, topic: str, codec: Codec | None, intake: Intake) -> None:
         self._producer = producer
+        self._codec = codec
         self._topic = topic
         self._intake = intake
         self._deliveries: set[asyncio.Task[None]] = set()
@@ -66,24 +68,18 @@ class Link:
         return max(1, len(self._producer.client.cluster.brokers()))
 
     def send(self, batch: Batch) -> None:
-        builder = self._producer.create_batch()
-        append = builder.append
-        now_ms = int(time.time() * 1000)  # the same for all: deltas of 0 are part of what record_bytes promises
+        packed = RecordBatch(batch.requests, int(time.time() * 1000), codec=self._codec, crc32c=crc32c)
         for request in batch.requests:
-            for payload in request.payloads:
-                entry = append(timestamp=now_ms, key=None, value=payload, headers=request.headers)
-                assert entry is not None
-            request.payloads = []  # the builder has them now; memory holds them once
-        builder.close()
-        delivery = asyncio.create_task(self._deliver(batch, builder))
+            request.payloads = []  # they are packed now; memory holds them once
+        delivery = asyncio.create_task(self._deliver(batch, packed))
         self._deliveries.add(delivery)
         delivery.add_done_callback(self._deliveries.discard)
 
-    async def _deliver(self, batch: Batch, builder: BatchBuilder) -> None:
+    async def _deliver(self, batch: Batch, packed: RecordBatch) -> None:
         """See one batch through. It has landed when this returns or is cancelled."""
         problem: Problem | None = Problem(Kind.OUTCOME_UNKNOWN, f"The Kafka producer was given up. {UNKNOWN}")
         try:
-            acknowledged = await self._producer.send_batch(builder, self._topic, partition=batch.partition)
+            acknowledged = await self._producer.send_batch(packed, self._topic, partition=batch.partition)
             await acknowledged
             problem = None
             self.last_success = asyncio.get_running_loop().time()
@@ -122,6 +118,8 @@ class Publisher:
         self._leave_by = float("-inf")
         self._retiring: set[asyncio.Task[None]] = set()
         self._said = ""
+        self.connected = asyncio.Event()
+        """Set when there was a link for the first time."""
         self._report("Kafka is not connected yet.")
 
     def drain(self, until: float) -> None:
@@ -158,12 +156,14 @@ class Publisher:
                     replication=self._settings.kafka_topic_replication,
                 )
                 await self._ask_limit(cluster)
-                link = Link(await self._start_producer(), self._topic, self._intake)
+                codec = codec_for(self._settings.kafka_compression)
+                link = Link(await self._start_producer(), self._topic, codec, self._intake)
             self._report(None)
             logger.info(
                 "Publishing to Kafka topic %s; a request may take %d bytes", self._topic, self._intake.batch_limit
             )
             self._intake.open(link)
+            self.connected.set()
             probe = asyncio.create_task(self._probe(link, cluster))
             try:
                 await link.broken.wait()
@@ -182,7 +182,6 @@ class Publisher:
             client_id="headrace-producer",
             acks="all",
             enable_idempotence=True,
-            compression_type=None if settings.kafka_compression == "none" else settings.kafka_compression,
             linger_ms=0,
             max_batch_size=UNBOUNDED,
             request_timeout_ms=int(settings.request_timeout_seconds * 1000),

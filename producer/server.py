@@ -1,22 +1,19 @@
-"""The producer as a process: sockets, signals, and the order of leaving."""
+"""The producer's server: what belongs together, signals, and the order of leaving."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import gc
 import logging
 import resource
-import socket
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from headrace.errors import HeadraceError
-from headrace.lifecycle import on_ending_signals
+from headrace.lifecycle import either, on_ending_signals, stop_with_parent
 from headrace.management import EmbeddedServer, Health, serve_management
 from producer.app import PATH, create_app
 from producer.ingest import Ingest
@@ -24,7 +21,8 @@ from producer.intake import Intake
 from producer.publisher import Publisher
 
 if TYPE_CHECKING:
-    import signal
+    import socket
+    from collections.abc import Callable
 
     from producer.settings import ProducerSettings
 
@@ -32,40 +30,8 @@ logger = logging.getLogger(__name__)
 
 LAST_WORDS_SECONDS: Final = 0.5  # of DRAIN_SECONDS, so that the last answers still get out
 FAREWELL_SECONDS: Final = 2.0  # of DRAIN_SECONDS: answers still say that their connection ends
-BACKLOG: Final = 2048
+CONNECTING_SECONDS: Final = 3.0
 SPARE_DESCRIPTORS: Final = 64  # for Kafka, logs, the management port
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that takes connections. Raises HeadraceError that says what to do."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        server = socket.socket(family, kind, protocol)
-        try:
-            server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            server.bind(address)
-            server.listen(BACKLOG)
-            server.setblocking(False)
-        except OSError:
-            server.close()
-            raise
-    except OSError as error:
-        raise HeadraceError(_cannot_listen(host, port, error)) from error
-    return server
-
-
-def _cannot_listen(host: str, port: int, error: OSError) -> str:
-    if error.errno == errno.EADDRINUSE:
-        return (
-            f"Port {port} on {host} is taken by another program. Stop it, or set HTTP_PORT to a free one (0 finds one)."
-        )
-    if error.errno == errno.EACCES:
-        return f"Port {port} on {host} may not be opened by this user. Set HTTP_PORT to one above 1023."
-    if error.errno == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror):
-        return f"{host} is no address of this machine. Set HTTP_HOST to one that is, or to 0.0.0.0 for all."
-    return f"Could not listen on {host}:{port} (HTTP_HOST, HTTP_PORT): {error}"
 
 
 def bounded_protocol(most: int) -> type[HttpToolsProtocol]:
@@ -90,8 +56,11 @@ def allow_descriptors(count: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-async def serve(settings: ProducerSettings, listener: socket.socket) -> None:
+async def serve(settings: ProducerSettings, listener: socket.socket, *, listen_when_connected: bool = False) -> None:
     """Take payloads until asked to end; then answer what is in flight, within DRAIN_SECONDS, and return.
+
+    With `listen_when_connected`, connections are taken once Kafka answers, or doesn't for CONNECTING_SECONDS: until
+    then others on the port take them. A worker whose supervisor is gone ends, too.
 
     For a moment requests are still taken, and their answers say `Connection: close`: who sends one after the other
     goes elsewhere by itself, where a connection that just ended would look like a failure. A second signal ends all
@@ -122,27 +91,34 @@ async def serve(settings: ProducerSettings, listener: socket.socket) -> None:
     connections = server.server_state.connections
     ingest.crowded = lambda: len(connections) > settings.max_connections
     parts: list[asyncio.Task[None]] = []
-    leaving = False
+    leaving, orphaned = asyncio.Event(), asyncio.Event()
 
-    async with asyncio.TaskGroup() as group:
+    async with stop_with_parent(orphaned), asyncio.TaskGroup() as group:
 
-        def leave(number: signal.Signals) -> None:
-            nonlocal leaving
-            if leaving:
-                logger.info("%s: leaving at once", number.name)
+        def leave(why: str) -> None:
+            if leaving.is_set():
+                logger.info("%s: leaving at once", why)
                 server.should_exit = server.force_exit = True
                 for part in parts:
                     part.cancel()
                 return
-            leaving = True
-            logger.info("%s: leaving, requests in flight have %g s", number.name, settings.drain_seconds)
+            leaving.set()
+            logger.info("%s: leaving, requests in flight have %g s", why, settings.drain_seconds)
             health.report("leaving", "The producer is leaving.")
             until = loop.time() + max(settings.drain_seconds - LAST_WORDS_SECONDS, 0)
             ingest.drain(until)
             publisher.drain(until)
             parts.append(group.create_task(_say_farewell(server, listener, farewell)))
 
-        with on_ending_signals(leave):
+        with on_ending_signals(lambda number: leave(number.name)):
+            parts += [
+                group.create_task(publisher.run()),
+                group.create_task(ingest.tick()),
+                group.create_task(serve_management(health, settings.management_host, settings.management_port)),
+                group.create_task(_leave_with_parent(orphaned, leaving, leave)),
+            ]
+            if listen_when_connected:
+                await _until_connected(publisher, leaving)
             address = listener.getsockname()
             logger.info(
                 "Taking payloads at http://%s:%d%s",
@@ -150,11 +126,6 @@ async def serve(settings: ProducerSettings, listener: socket.socket) -> None:
                 address[1],
                 PATH,
             )
-            parts += [
-                group.create_task(publisher.run()),
-                group.create_task(ingest.tick()),
-                group.create_task(serve_management(health, settings.management_host, settings.management_port)),
-            ]
             _quiet_garbage_collection()
             await server.serve(sockets=[listener])
             for part in parts:
@@ -163,12 +134,31 @@ async def serve(settings: ProducerSettings, listener: socket.socket) -> None:
     logger.info("Left")
 
 
+async def _leave_with_parent(orphaned: asyncio.Event, leaving: asyncio.Event, leave: Callable[[str], None]) -> None:
+    await orphaned.wait()
+    if not leaving.is_set():  # a second asking would hurry it
+        leave("The supervising process is gone")
+
+
+async def _until_connected(publisher: Publisher, leaving: asyncio.Event) -> None:
+    connecting = asyncio.ensure_future(publisher.connected.wait())
+    try:
+        async with asyncio.timeout(CONNECTING_SECONDS):
+            await either(connecting, leaving)
+    except TimeoutError:
+        pass  # so it answers 503, and says why
+    finally:
+        connecting.cancel()
+
+
 async def _say_farewell(server: EmbeddedServer, listener: socket.socket, seconds: float) -> None:
     """From now on each answer ends its connection. Then nobody new is let in, then the server ends.
 
     Who came in last still has half of the time to ask: a connection that is closed before its first answer looks
     like a failure to its client. None of this waits when nobody is connected.
     """
+    while not server.started:  # noqa: ASYNC110 - a signal may come before it listens; there is nothing to wait for
+        await asyncio.sleep(0.02)
     close = (b"connection", b"close")
     server.config.encoded_headers.append(close)  # of answers from the next tick on
     server.server_state.default_headers.append(close)  # of those until then

@@ -17,6 +17,9 @@ class ProducerSettings(KafkaSettings):
 
     http_host: str = Field("127.0.0.1", min_length=1, description="address that payloads are taken at")
     http_port: int = Field(8000, ge=0, le=65535, description="port that payloads are taken at; 0: any free one")
+    workers: int = Field(
+        1, ge=1, le=1024, description="processes that share the port; each has the limits below for itself"
+    )
     kafka_topic: str = Field(description="topic that payloads are published to")
     kafka_compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = Field(
         "lz4", description="how record batches are packed on their way and in the topic"
@@ -54,5 +57,19 @@ class ProducerSettings(KafkaSettings):
         if self.memory_budget_bytes < self.max_length:
             raise ValueError(
                 f"MEMORY_BUDGET_BYTES={self.memory_budget_bytes} is less than one body (MAX_LENGTH={self.max_length})"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _ports_apart(self) -> Self:
+        last = self.management_port + self.workers - 1
+        if self.management_port and last > 65535:
+            raise ValueError(
+                f"MANAGEMENT_PORT={self.management_port} leaves no port for each of WORKERS={self.workers}"
+            )
+        if self.management_host == self.http_host and 0 < self.management_port <= self.http_port <= last:
+            raise ValueError(
+                f"HTTP_PORT={self.http_port} is one of the ports from MANAGEMENT_PORT={self.management_port} on, which "
+                f"each worker has one of (WORKERS={self.workers})"
             )
         return self

@@ -1,0 +1,146 @@
+"""Payloads become a record batch, byte by byte as Kafka stores it (message format 2). Pure: no client, no clock.
+
+aiokafka's own builder takes a call and a metadata object a record, and packs at its codecs' slowest levels. Here a
+record costs a few table look-ups, a batch one join.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from producer.batches import Headers, Request
+
+# base offset, length of what follows, partition leader epoch, format, CRC of what follows
+_HEAD: Final = struct.Struct(">qiibI")
+# attributes, last offset delta, first and last timestamp, producer id and epoch, first sequence number, records
+_BODY: Final = struct.Struct(">hiqqqhii")
+_FORMAT: Final = 2
+_NO_LEADER_EPOCH: Final = -1
+_COUNTED_IN_HEAD: Final = 9  # leader epoch, format and CRC count as part of the batch's length
+_KEPT: Final = 8192  # numbers whose encoding is kept: the lengths of most records, the offsets of most batches
+
+
+class Codec(NamedTuple):
+    """How a batch is packed: the number by which batches say so, and what does it."""
+
+    number: int
+    pack: Callable[[bytes], bytes]
+
+
+class RecordBatch:
+    """One batch, in the form in which aiokafka's producer takes what its own builder makes (see tests/unit).
+
+    Nothing can be added. Promises: the bytes are never longer than record_bytes and BATCH_OVERHEAD of producer.batches
+    tell, packed or not. Offsets count from 0, all records have one timestamp.
+    """
+
+    __slots__ = ("_attributes", "_built", "_count", "_crc32c", "_records", "_state", "_timestamp_ms")
+
+    def __init__(
+        self,
+        requests: Iterable[Request],
+        timestamp_ms: int,
+        *,
+        codec: Codec | None,
+        crc32c: Callable[[bytes], int],
+    ) -> None:
+        """`timestamp_ms`: milliseconds since 1970. Without a codec, or where it gains nothing, nothing is packed."""
+        self._records, self._count = encode_records(requests)
+        self._attributes = 0
+        if codec is not None:
+            packed = codec.pack(self._records)
+            if len(packed) < len(self._records):
+                self._records, self._attributes = packed, codec.number
+        self._timestamp_ms = timestamp_ms
+        self._crc32c = crc32c
+        self._state = (-1, -1, 0)
+        self._built: bytes | None = None
+
+    def record_count(self) -> int:
+        return self._count
+
+    def closed(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        """It always is."""
+
+    def _set_producer_state(self, producer_id: int, producer_epoch: int, base_sequence: int) -> None:
+        """Who sends it, and the first record's number in that producer's sequence: known when it is sent first.
+
+        After 2**31 - 1 Kafka expects 0, where aiokafka goes on below 0.
+        """
+        assert self._built is None, "sent again, a batch is the same: that is how Kafka knows it"
+        self._state = (producer_id, producer_epoch, base_sequence & 0x7FFF_FFFF)
+
+    def _build(self) -> bytes:
+        """The batch as it is sent, the same each time."""
+        if self._built is None:
+            last, time = self._count - 1, self._timestamp_ms
+            body = _BODY.pack(self._attributes, last, time, time, *self._state, self._count) + self._records
+            self._records = b""
+            length = _COUNTED_IN_HEAD + len(body)
+            self._built = _HEAD.pack(0, length, _NO_LEADER_EPOCH, _FORMAT, self._crc32c(body)) + body
+        return self._built
+
+
+def encode_records(requests: Iterable[Request]) -> tuple[bytes, int]:
+    """All payloads as records without keys, one after the other, their offsets counted from 0; and how many they are.
+
+    A record is: its length; attributes and time delta, both 0; offset delta; length of the key, -1; length of the
+    value; the value; headers. Numbers are zigzag varints.
+    """
+    starts, offsets, values = _STARTS, _OFFSETS, _VALUES
+    pieces: list[bytes] = []
+    offset = 0
+    for request in requests:
+        headers = _encode_headers(request.headers) if request.headers else b"\0"
+        rest = 2 + len(headers)
+        for payload in request.payloads:
+            size = len(payload)
+            place, value = offsets[offset], values[size]
+            pieces += (starts[size + len(place) + len(value) + rest], place, value, payload, headers)
+            offset += 1
+    return b"".join(pieces), offset
+
+
+def varint(number: int) -> bytes:
+    """A zigzag varint, as Kafka's records have them."""
+    left = number << 1 if number >= 0 else ~(number << 1)
+    encoded = bytearray()
+    while left > 0x7F:
+        encoded.append(0x80 | left & 0x7F)
+        left >>= 7
+    encoded.append(left)
+    return bytes(encoded)
+
+
+class _Table(dict[int, bytes]):
+    """A number's encoding, looked up where it has been asked for before."""
+
+    def __init__(self, encode: Callable[[int], bytes]) -> None:
+        super().__init__()
+        self._encode = encode
+
+    def __missing__(self, number: int) -> bytes:
+        encoded = self._encode(number)
+        if number < _KEPT:
+            self[number] = encoded
+        return encoded
+
+
+_OFFSETS: Final = _Table(varint)
+_STARTS: Final = _Table(lambda length: varint(length) + b"\0\0")
+_VALUES: Final = _Table(lambda length: varint(-1) + varint(length))
+
+
+def _encode_headers(headers: Headers) -> bytes:
+    pieces = [varint(len(headers))]
+    for name, value in headers:
+        key = name.encode()
+        pieces += (varint(len(key)), key, varint(-1 if value is None else len(value)), value or b"")
+    return b"".join(pieces)
