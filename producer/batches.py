@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -31,7 +31,10 @@ def record_bytes(payloads: int, payload_bytes: int, headers: Headers) -> int:
 class Request:
     """Payloads that belong together: they enter Kafka in one batch, or none of them does."""
 
-    payloads: list[bytes]
+    payloads: Sequence[bytes]
+    """Slices of the body, which they keep; empty when they are packed."""
+    count: int
+    """How many payloads they were."""
     headers: Headers
     size: int
     """Bytes in a record batch, as record_bytes tells."""
@@ -39,10 +42,6 @@ class Request:
     """Bytes of the memory budget, given back when the request is out of our hands."""
     deadline: float
     outcome: asyncio.Future[None]
-    count: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.count = len(self.payloads)
 
 
 @dataclass(slots=True, eq=False)
@@ -53,10 +52,6 @@ class Batch:
     requests: list[Request]
     sent_at: float
     size: int
-
-    @property
-    def payloads(self) -> int:
-        return sum(request.count for request in self.requests)
 
 
 class Budget:

@@ -151,8 +151,7 @@ class Ingest:
                 chunk: bytes = message.get("body", b"")
                 if size + len(chunk) > self._max_length:
                     raise self._too_long(None)
-                self._intake.check_open(len(chunk))
-                self._budget.take(len(chunk))
+                self._intake.reserve(len(chunk))
                 if size == 0:
                     first = chunk  # mostly there is no other
                 elif pieces and len(pieces[-1]) < PIECE_BYTES:

@@ -68,7 +68,12 @@ class Intake:
         if not self.budget.has_room(size, 1):
             raise self._full()
 
-    def submit(self, payloads: list[bytes], headers: Headers, reserved: int) -> asyncio.Future[None]:
+    def reserve(self, size: int) -> None:
+        """The same, and takes so many bytes of the budget, which are the caller's to give back."""
+        self.check_open(size)
+        self.budget.bytes += size
+
+    def submit(self, payloads: Sequence[bytes], headers: Headers, reserved: int) -> asyncio.Future[None]:
         """Line up a request; its outcome tells when it is durable. Raises Problem when it can't be taken.
 
         `reserved` bytes of the budget become the intake's to give back, unless it raises.
@@ -77,12 +82,13 @@ class Intake:
         size = record_bytes(count, sum(map(len, payloads)), headers)
         if size + BATCH_OVERHEAD > self.batch_limit or count > self.budget.max_payloads:
             raise self._too_long(count, size + BATCH_OVERHEAD)
-        self.check_open(0)
+        if self._outlet is None:
+            raise Problem(Kind.KAFKA_AWAY, self._closed_because)
         if not self.budget.has_room(0, count):
             raise self._full()
         now = self._loop.time()
         deadline = min(now + self._patience, self._drain_until)
-        request = Request(payloads, headers, size, reserved, deadline, self._loop.create_future())
+        request = Request(payloads, count, headers, size, reserved, deadline, self._loop.create_future())
         self.budget.take(0, count)
         self._batcher.add(request, now)
         if self._timer is None or self._batcher.is_full:
@@ -130,15 +136,18 @@ class Intake:
 
     def landed(self, batch: Batch, now: float, problem: Problem | None) -> None:
         """A batch is acknowledged (None), or will never be heard of again."""
+        size = payloads = 0
+        for request in batch.requests:
+            size += request.reserved
+            payloads += request.count
+            _settle(request, problem)
+        self.budget.give_back(size, payloads)
         if problem is None:
             TALLY.batches += 1
-            TALLY.payloads += batch.payloads
-            TALLY.bytes += sum(request.reserved for request in batch.requests)
+            TALLY.payloads += payloads
+            TALLY.bytes += size
             PUBLISH_SECONDS.observe(now - batch.sent_at)
         self._batcher.landed(batch)
-        for request in batch.requests:
-            _settle(request, problem)
-            self.budget.give_back(request.reserved, request.count)
         self.pump()
 
     def pump(self) -> None:

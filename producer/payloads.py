@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -11,27 +11,33 @@ from headrace.jsontext import WHITESPACE, BadJson, check_value, explain, without
 from producer.errors import Kind, Problem
 from producer.positions import index_at, names_data_twice, payload_spans
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 _EXAMPLE: Final = 'Send {"data": [payload, …]}, or one payload a line as application/x-ndjson.'
 _SHALLOW: Final = 400  # what is nested deeper than the reader goes is surely deeper than this
 
 
 class _Envelope(msgspec.Struct):
+    data: list[msgspec.Raw]
+
+
+class _Outer(msgspec.Struct):
     data: msgspec.Raw
 
 
 _envelope = msgspec.json.Decoder(_Envelope)
-_array = msgspec.json.Decoder(list[msgspec.Raw])
+_outer = msgspec.json.Decoder(_Outer)
 
 
-def split_envelope(body: bytes) -> list[bytes]:
+def split_envelope(body: bytes) -> Sequence[bytes]:
     """The payloads of `{"version": …, "token": …, "data": [payload, …]}`; only `data` must be there.
 
-    Raises Problem, and nothing else, for any other body.
+    They are views of the body, and keep it. Raises Problem, and nothing else, for any other body.
     """
     _check_text(body)
     try:
-        array = bytes(_envelope.decode(body).data)
-        payloads = list(map(bytes, _array.decode(array)))
+        payloads = _envelope.decode(body).data
     except msgspec.ValidationError as error:
         raise Problem(Kind.NOT_A_COLLECTION, _shape(str(error))) from None
     except msgspec.DecodeError as error:
@@ -42,13 +48,23 @@ def split_envelope(body: bytes) -> list[bytes]:
         raise _malformed(body, explain(body, error)) from None
     except RecursionError:
         raise _too_deep(index_at(body, len(body), deepest=_SHALLOW)) from None
-    start = body.find(b"[")
-    if not body.startswith(array, start):
-        start = body.find(array)
-    around = body[:start] + body[start + len(array) :]
+    around = _around(body, payloads)
     if (around.count(b'"data"') != 1 or b"\\" in around) and names_data_twice(around):
         raise Problem(Kind.NOT_A_COLLECTION, 'The body names "data" more than once; one of them would be lost.')
     return payloads
+
+
+def _around(body: bytes, payloads: Sequence[bytes]) -> bytes:
+    """The body without the array under `data`, which has these payloads."""
+    begin, end = body.find(b"["), body.rfind(b"]")
+    # The array lies between these two, and is no shorter than its payloads with a comma between each two. Where there
+    # is room for no more, it is all that lies there.
+    if end - begin != sum(map(len, payloads)) + len(payloads):
+        array = bytes(_outer.decode(body).data)
+        if not body.startswith(array, begin):
+            begin = body.find(array)
+        end = begin + len(array) - 1
+    return body[:begin] + body[end + 1 :]
 
 
 def split_lines(body: bytes) -> list[bytes]:

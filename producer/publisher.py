@@ -70,7 +70,7 @@ class Link:
     def send(self, batch: Batch) -> None:
         packed = RecordBatch(batch.requests, int(time.time() * 1000), codec=self._codec, crc32c=crc32c)
         for request in batch.requests:
-            request.payloads = []  # they are packed now; memory holds them once
+            request.payloads = ()  # they are packed now; memory holds them once
         delivery = asyncio.create_task(self._deliver(batch, packed))
         self._deliveries.add(delivery)
         delivery.add_done_callback(self._deliveries.discard)

@@ -11,13 +11,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from headrace.lifecycle import either, on_ending_signals, stop_with_parent
 from headrace.management import EmbeddedServer, Health, serve_management
 from producer.app import PATH, create_app
 from producer.ingest import Ingest
 from producer.intake import Intake
+from producer.protocol import bounded_protocol
 from producer.publisher import Publisher
 
 if TYPE_CHECKING:
@@ -32,18 +32,6 @@ LAST_WORDS_SECONDS: Final = 0.5  # of DRAIN_SECONDS, so that the last answers st
 FAREWELL_SECONDS: Final = 2.0  # of DRAIN_SECONDS: answers still say that their connection ends
 CONNECTING_SECONDS: Final = 3.0
 SPARE_DESCRIPTORS: Final = 64  # for Kafka, logs, the management port
-
-
-def bounded_protocol(most: int) -> type[HttpToolsProtocol]:
-    """HTTP/1.1 as uvicorn speaks it, `most` connections at a time: one more is cut before it takes any memory."""
-
-    class Bounded(HttpToolsProtocol):
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
-            if len(self.connections) > most:
-                transport.abort()
-
-    return Bounded
 
 
 def allow_descriptors(count: int) -> None:

@@ -55,7 +55,12 @@ class Front:
 
     @property
     def published(self) -> list[bytes]:
-        return [payload for batch in self.outlet.batches for request in batch.requests for payload in request.payloads]
+        return [
+            bytes(payload)
+            for batch in self.outlet.batches
+            for request in batch.requests
+            for payload in request.payloads
+        ]
 
     async def post(self, body: bytes, content_type: str | None = "application/json", **headers: str) -> httpx.Response:
         all_headers = {name.replace("_", "-"): value for name, value in headers.items()}

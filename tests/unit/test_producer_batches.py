@@ -19,7 +19,7 @@ HEADERS = st.lists(st.tuples(st.text(max_size=20), st.none() | st.binary(max_siz
 
 
 def request(size: int, deadline: float = 1e9) -> Request:
-    return Request([b"x"], [], size, size, deadline, cast("asyncio.Future[None]", None))
+    return Request([b"x"], 1, [], size, size, deadline, cast("asyncio.Future[None]", None))
 
 
 def fill(batcher: Batcher, *sizes: int, now: float = 0.0) -> list[Request]:

@@ -41,7 +41,7 @@ GROUPS = st.lists(
 
 
 def request(payloads: list[bytes], headers: Headers | None = None) -> Request:
-    return Request(payloads, headers or [], 0, 0, 0.0, cast("asyncio.Future[None]", None))
+    return Request(payloads, len(payloads), headers or [], 0, 0, 0.0, cast("asyncio.Future[None]", None))
 
 
 def packed(requests: Iterable[Request], compression: Compression = "none") -> RecordBatch:

@@ -9,8 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from producer import payloads as module
 from producer.errors import Kind, Problem
-from producer.payloads import split_envelope, split_lines
+from producer.payloads import split_lines
+
+
+def split_envelope(body: bytes) -> list[bytes]:
+    return list(map(bytes, module.split_envelope(body)))
+
 
 SPACE = st.text(" \t\r\n", max_size=3).map(str.encode)
 NUMBERS = st.from_regex(rb"-?(0|[1-9][0-9]{0,45})(\.[0-9]{1,45})?([eE][+-]?[0-9]{1,3})?", fullmatch=True)
@@ -57,6 +63,33 @@ def envelopes(draw: st.DrawFn) -> tuple[bytes, list[bytes]]:
 def test_an_envelopes_payloads_come_out_as_the_bytes_that_went_in(case: tuple[bytes, list[bytes]]) -> None:
     body, payloads = case
     assert split_envelope(body) == payloads
+
+
+@given(st.lists(st.tuples(st.sampled_from([b'"data"', b'"x"', rb'"d\u0061ta"']), VALUES), max_size=4))
+def test_data_that_is_named_twice_is_seen_wherever_it_hides(members: list[tuple[bytes, bytes]]) -> None:
+    body = b"{" + b",".join(map(b":".join, members)) + b"}"
+    named = [value for key, value in json.loads(body, object_pairs_hook=list) if key == "data"]
+    if len(named) == 1 and isinstance(json.loads(body)["data"], list):
+        assert [json.loads(payload) for payload in split_envelope(body)] == json.loads(body)["data"]
+    else:
+        with pytest.raises(Problem):
+            split_envelope(body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"data":[1],"data":[2]}',
+        b'{"data":[1],"x":[],"data":[2]}',
+        b'{"data":1,"y":"[","data":[2]}',
+        b'{"data":[],"data":[2]}',
+        b'{"data":[2],"z":"]","data":[]}',
+        b'{"data":[[1],"data",[2]],"data":[[1]]}',
+    ],
+)
+def test_what_looks_like_one_array_from_outside_is_looked_into(body: bytes) -> None:
+    with pytest.raises(Problem, match='"data"'):
+        split_envelope(body)
 
 
 @given(st.lists(VALUES.map(lambda value: value.replace(b"\n", b" ").replace(b"\r", b" ")), min_size=1), SPACE)

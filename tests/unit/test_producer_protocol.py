@@ -1,0 +1,139 @@
+"""Answers leave in one piece, and nothing of them is kept back."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, cast
+
+import uvicorn
+from uvicorn.server import ServerState
+
+from producer.protocol import bounded_protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import pytest
+
+HEAD = {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]}
+CHUNKED = {"type": "http.response.start", "status": 200, "headers": []}
+
+
+class Wire:
+    """A transport that keeps each write apart, as the kernel would get it."""
+
+    def __init__(self) -> None:
+        self.writes: list[bytes] = []
+        self.closed = self.aborted = False
+
+    def write(self, data: bytes) -> None:
+        self.writes.append(bytes(data))
+
+    def close(self) -> None:
+        self.closed = True
+
+    def abort(self) -> None:
+        self.aborted = True
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def get_extra_info(self, name: str) -> Any:
+        return ("127.0.0.1", 1) if name in {"peername", "sockname"} else None
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+
+class Line:
+    """One connection to an app, byte by byte."""
+
+    def __init__(self, app: Callable[..., Any], most: int = 10, state: ServerState | None = None) -> None:
+        config = uvicorn.Config(cast("Any", app), lifespan="off", log_config=None, access_log=False, ws="none")
+        self.wire = Wire()
+        self.protocol = bounded_protocol(most)(config, state or ServerState(), {}, asyncio.get_running_loop())
+        self.protocol.connection_made(cast("Any", self.wire))
+
+    async def ask(self, request: bytes) -> list[bytes]:
+        before = len(self.wire.writes)
+        self.protocol.data_received(request)
+        await asyncio.gather(*self.protocol.tasks)
+        return self.wire.writes[before:]
+
+    def hang_up(self) -> None:
+        self.protocol.connection_lost(None)
+
+
+def answering(*messages: dict[str, Any]) -> Any:
+    async def app(_: Any, receive: Any, send: Any) -> None:
+        while (await receive()).get("more_body"):
+            pass
+        for message in messages:
+            await send(message)
+
+    return app
+
+
+def body(content: bytes, *, more: bool = False) -> dict[str, Any]:
+    return {"type": "http.response.body", "body": content, "more_body": more}
+
+
+async def test_head_and_body_are_one_write_each_time() -> None:
+    line = Line(answering(HEAD, body(b"ok")))
+    for _ in range(2):
+        (answer,) = await line.ask(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx")
+        assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert answer.endswith(b"\r\n\r\nok")
+    line.hang_up()
+
+
+async def test_an_answer_without_a_body_does_not_wait() -> None:
+    line = Line(answering(HEAD, body(b"")))
+    (answer,) = await line.ask(b"HEAD / HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert answer.endswith(b"\r\n\r\n")
+    line.hang_up()
+
+
+async def test_an_answer_in_pieces_comes_in_order_and_whole() -> None:
+    pieces = [b"one", b"HTTP/1.1 200 OK\r\n\r\n", b"three"]
+    line = Line(answering(CHUNKED, *[body(piece, more=True) for piece in pieces], body(b"")))
+    written = b"".join(await line.ask(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"))
+    assert [written.count(piece) for piece in pieces] == [1, 1, 1]
+    assert written.endswith(b"0\r\n\r\n")
+    line.hang_up()
+
+
+async def test_continue_is_said_at_once() -> None:
+    line = Line(answering(HEAD, body(b"ok")))
+    line.protocol.data_received(b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n")
+    while not line.wire.writes:
+        await asyncio.sleep(0)
+    assert line.wire.writes == [b"HTTP/1.1 100 Continue\r\n\r\n"]
+    (answer,) = await line.ask(b"x")
+    assert answer.endswith(b"ok")
+    line.hang_up()
+
+
+async def test_the_last_answer_is_out_before_the_connection_ends() -> None:
+    line = Line(answering(HEAD, body(b"ok")))
+    (answer,) = await line.ask(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    assert answer.endswith(b"ok")
+    assert line.wire.closed
+    line.hang_up()
+
+
+async def test_an_app_that_breaks_after_the_head_has_it_sent_before_the_end(caplog: pytest.LogCaptureFixture) -> None:
+    line = Line(answering(HEAD))
+    (answer,) = await line.ask(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert line.wire.closed
+    line.hang_up()
+
+
+async def test_one_connection_too_many_is_cut() -> None:
+    state = ServerState()
+    lines = [Line(answering(HEAD, body(b"ok")), most=2, state=state) for _ in range(3)]
+    assert [line.wire.aborted for line in lines] == [False, False, True]
+    for line in lines:
+        line.hang_up()
