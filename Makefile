@@ -55,7 +55,7 @@ format: setup ## format and mend what can be mended
 	$(BIN)/ruff check --fix .
 
 PURE := consumer/budget.py,consumer/chunk.py,consumer/claims.py,consumer/encode/*,consumer/jobs.py,consumer/lane.py,consumer/layout.py,consumer/takeover.py
-PURE := $(PURE),headrace/collection.py,headrace/coverage.py,headrace/jsontext.py,headrace/objects.py
+PURE := $(PURE),consumer/slots.py,headrace/collection.py,headrace/coverage.py,headrace/jsontext.py,headrace/objects.py
 PURE := $(PURE),producer/batches.py,producer/payloads.py,producer/positions.py
 
 coverage: setup ## the unit tests' coverage, with branches; pure modules must have all of it
@@ -65,9 +65,9 @@ coverage: setup ## the unit tests' coverage, with branches; pure modules must ha
 
 lock: setup ## pin the packages again, by hash
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-annotate --no-header \
-		--python-version 3.11 --extra local --group dev pyproject.toml -o requirements/dev.txt
+		--python-version 3.11 --extra local --extra obstore --group dev pyproject.toml -o requirements/dev.txt
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-annotate --no-header \
-		--python-version 3.11 pyproject.toml -o requirements/run.txt -c requirements/dev.txt
+		--python-version 3.11 --extra obstore pyproject.toml -o requirements/run.txt -c requirements/dev.txt
 
 PEER_GO ?= $(wildcard ../shared/peers/go)
 bench: setup ## what requests and records cost, on a stack of its own: ARGS=--record keeps it (bench/RESULTS.md), ARGS=--help

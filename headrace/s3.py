@@ -1,4 +1,4 @@
-"""The one S3 adapter: aiobotocore behind five calls, and its errors named by what is to be done about them."""
+"""The S3 port and its adapter on aiobotocore: a few calls, and errors named by what is to be done about them."""
 
 from __future__ import annotations
 
@@ -79,17 +79,30 @@ class ObjectStore(Protocol):
 
 
 class S3Store:
-    """The port on aiobotocore. Its own retries are off: a call is one attempt, so that the caller's deadlines hold."""
+    """The port on aiobotocore. Its own retries are off: a call is one attempt, so that the caller's deadlines hold.
 
-    def __init__(self, client: Any, bucket: str) -> None:
+    (aiohttp sends a request once more where the connection ends without an answer, within the same deadline.)
+    """
+
+    def __init__(self, client: Any, bucket: str, *, timeout_seconds: float = 60, acl: str | None = None) -> None:
+        """`timeout_seconds`: so long a PUT lasts at most. `acl`: of each object; None: no header tells one."""
         self._client = client
         self._bucket = bucket
+        self._timeout_seconds = timeout_seconds
+        self._more = {} if acl is None else {"ACL": acl}
 
     async def put(self, key: str, body: bytes, *, metadata: Mapping[str, str], content_type: str) -> None:
+        # The client's read time-out does not hold while it waits for a server to say "100 Continue".
         with self._named("PUT", key):
-            await self._client.put_object(
-                Bucket=self._bucket, Key=key, Body=_Sent(body), Metadata=dict(metadata), ContentType=content_type
-            )
+            async with asyncio.timeout(self._timeout_seconds):
+                await self._client.put_object(
+                    Bucket=self._bucket,
+                    Key=key,
+                    Body=_Sent(body),
+                    Metadata=dict(metadata),
+                    ContentType=content_type,
+                    **self._more,
+                )
 
     async def head(self, key: str) -> StoredObject | None:
         try:
@@ -142,7 +155,7 @@ class S3Store:
             code = error.response.get("Error", {}).get("Code", "")
             if what in {"HEAD", "GET"} and status == 404 and code in {"404", "NoSuchKey", "NotFound"}:
                 raise _NotFoundError from None
-            if status >= 500 or status in {408, 409, 429} or code in {"SlowDown", "RequestTimeout", "OperationAborted"}:
+            if is_temporary(status, code):
                 raise S3Unavailable(f"{place}: {status} {code}") from None
             message = error.response.get("Error", {}).get("Message", "")
             raise S3Refused(f"{place}: {status} {code} {message}".rstrip()) from None
@@ -150,6 +163,11 @@ class S3Store:
             raise S3Unavailable(f"{place}: no answer ({type(error).__name__}: {error})") from None
         except BotoCoreError as error:  # no credentials, a parameter it would not send, …
             raise S3Refused(f"{place}: {type(error).__name__}: {error}") from None
+
+
+def is_temporary(status: int, code: str) -> bool:
+    """Whether an error answer says that the same may be had a moment later."""
+    return status >= 500 or status in {408, 409, 429} or code in {"SlowDown", "RequestTimeout", "OperationAborted"}
 
 
 class _Sent(io.BytesIO):
@@ -167,7 +185,10 @@ class _NotFoundError(HeadraceError):
 async def open_store(
     settings: S3Settings, *, connections: int = 16, timeout_seconds: float = 60
 ) -> AsyncIterator[S3Store]:
-    """A store for as long as the context lasts; at most `connections` requests side by side."""
+    """A store for as long as the context lasts; at most `connections` requests side by side.
+
+    Raises SettingsError where S3_CLIENT names a client that isn't installed.
+    """
     own_endpoint = settings.aws_endpoint_url_s3 is not None
     path_style = own_endpoint if settings.s3_path_style is None else settings.s3_path_style
     session = get_session()
@@ -185,4 +206,11 @@ async def open_store(
     async with session.create_client(
         "s3", region_name=region, endpoint_url=settings.aws_endpoint_url_s3, config=config
     ) as client:
-        yield S3Store(client, settings.s3_bucket)
+        if settings.s3_client == "obstore":
+            from headrace.s3_obstore import ObstoreStore
+
+            yield ObstoreStore(
+                client, settings.s3_bucket, session=session, connections=connections, timeout_seconds=timeout_seconds
+            )
+        else:
+            yield S3Store(client, settings.s3_bucket, timeout_seconds=timeout_seconds, acl=settings.s3_acl)
