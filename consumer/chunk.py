@@ -12,7 +12,7 @@ from headrace.objects import Range
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from consumer.layout import Layout
+    from consumer.layout import Group, Layout
     from headrace.record import Record
 
 _offset = attrgetter("offset")
@@ -37,13 +37,12 @@ class Bucket:
     first_timestamp: int = -1
     last_timestamp: int = -1
 
-    def add(self, records: Sequence[Record], lines: bytes) -> None:
-        times = [record.timestamp for record in records]
-        low, high = min(times), max(times)
+    def add(self, group: Group, lines: bytes) -> None:
+        low = group.first_timestamp
         self.first_timestamp = low if self.records == 0 else min(self.first_timestamp, low)
-        self.last_timestamp = max(self.last_timestamp, high)
+        self.last_timestamp = max(self.last_timestamp, group.last_timestamp)
         self.parts.append(lines)
-        self.records += len(records)
+        self.records += len(group.records)
 
 
 @dataclass(slots=True)
@@ -107,11 +106,11 @@ class OpenChunk:
         if count <= 0:
             return 0
         taken = records if count == len(records) else records[:count]
-        for path, group in layout.by_bucket(taken):
-            lines = encode(group)
-            bucket = self._buckets.get(path)
+        for group in layout.by_bucket(taken):
+            lines = encode(group.records)
+            bucket = self._buckets.get(group.path)
             if bucket is None:
-                bucket = self._buckets[path] = Bucket(path)
+                bucket = self._buckets[group.path] = Bucket(group.path)
             bucket.add(group, lines)
             self.size += len(lines)
         self.records += count

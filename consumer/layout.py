@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import orjson
 
@@ -27,6 +27,20 @@ _FIRST_BELIEVABLE_MS: Final = 31_536_000_000  # 1971: seconds taken for millisec
 _LAST_BELIEVABLE_MS: Final = 253_402_300_800_000  # the year 10000: microseconds taken for milliseconds lie beyond it
 _SPANS_MS: Final = (("S", 1_000), ("M", 60_000), ("H", 3_600_000))
 _DAY_MS: Final = 86_400_000
+
+
+class Group(NamedTuple):
+    """Records that share a bucket's path, in order; their lowest and highest timestamp (ms since 1970)."""
+
+    path: str
+    records: Sequence[Record]
+    first_timestamp: int
+    last_timestamp: int
+
+
+def _group(path: str, records: Sequence[Record]) -> Group:
+    times = [record.timestamp for record in records]
+    return Group(path, records, min(times), max(times))
 
 
 @dataclass(frozen=True)
@@ -74,19 +88,17 @@ class Layout:
             path = self._paths[index] = moment.strftime(self.object_path)
         return path
 
-    def by_bucket(self, records: Sequence[Record]) -> Iterable[tuple[str, Sequence[Record]]]:
-        """Split records by bucket, order kept. Records of one fetch nearly always share one."""
-        if self.object_path == FLAT:
-            return (("", records),)
+    def by_bucket(self, records: Sequence[Record]) -> Iterable[Group]:
+        """Split records, at least one, by bucket; order kept. Records of one fetch nearly always share one."""
         times = [record.timestamp for record in records]
-        first = min(times)
+        first, last = min(times), max(times)
         # Equal paths would not do: `hour=%H` comes again each day, and what lies between would depend on the fetch.
-        if first // self._span_ms == max(times) // self._span_ms:
-            return ((self.bucket(first), records),)
+        if self.object_path == FLAT or first // self._span_ms == last // self._span_ms:
+            return (Group(self.bucket(first), records, first, last),)
         groups: dict[str, list[Record]] = {}
         for record in records:
             groups.setdefault(self.bucket(record.timestamp), []).append(record)
-        return groups.items()
+        return [_group(path, group) for path, group in groups.items()]
 
     def key(self, topic: str, partition: int, offsets: Range, bucket: str) -> str:
         return object_key(

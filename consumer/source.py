@@ -11,7 +11,7 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka import ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import (
     CorruptRecordException,
     GroupAuthorizationFailedError,
@@ -23,6 +23,7 @@ from aiokafka.errors import (
     UnsupportedCodecError,
 )
 
+from consumer.batches import BatchConsumer
 from consumer.offsets import GroupOffsets, Membership, Unanswered
 from headrace.errors import HeadraceError
 from headrace.kafka import KafkaUnavailable
@@ -37,7 +38,7 @@ log = logging.getLogger(__name__)
 FETCH_MAX_BYTES: Final = 4 * 1024 * 1024  # of all brokers together; a fetch is held three times while it is taken apart
 PARTITION_MAX_BYTES: Final = 1024 * 1024
 MOST_PREFETCHED: Final = 4  # partitions whose records wait to be taken, when the next fetch may be sent
-MAX_RECORDS: Final = 20_000  # taken at once: decoding them holds the loop for some tens of milliseconds
+MAX_RECORDS: Final = 4_000  # taken at once: few enough to stay in the processor's cache from decoding to their lines
 
 
 class OutOfRange(HeadraceError):
@@ -101,7 +102,7 @@ def bound_prefetching(fetcher: Any, brokers: Callable[[], int]) -> None:
     fetcher._get_actions_per_node = bounded
 
 
-class _Consumer(AIOKafkaConsumer):
+class _Consumer(BatchConsumer):
     async def start(self) -> None:
         await super().start()
         bound_prefetching(self._fetcher, lambda: len(self._client.cluster.brokers()))

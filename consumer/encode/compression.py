@@ -12,7 +12,7 @@ from isal import isal_zlib
 
 Compression = Literal["zstd", "gzip", "none"]
 
-DEFAULT_LEVELS: Final[dict[Compression, int]] = {"zstd": 3, "gzip": 2, "none": 0}
+DEFAULT_LEVELS: Final[dict[Compression, int]] = {"zstd": 1, "gzip": 2, "none": 0}
 LEVELS: Final[dict[Compression, range]] = {"zstd": range(1, 20), "gzip": range(4), "none": range(1)}
 """Levels that each kind knows; isal's gzip has 0 (fastest) to 3."""
 

@@ -30,6 +30,7 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.util import get_running_loop
 
+from consumer.batches import BatchConsumer
 from consumer.source import FETCH_MAX_BYTES, MOST_PREFETCHED, PARTITION_MAX_BYTES, bound_prefetching
 
 if TYPE_CHECKING:
@@ -205,6 +206,9 @@ class Log:
         self.fetcher._closed = False
         self.fetcher._wait_consume_future = None
         self.fetcher._notify = lambda _: None
+        self.consumer = BatchConsumer.__new__(BatchConsumer)
+        self.consumer._subscription = self.subscription
+        self.consumer._fetcher = self.fetcher
 
     def position(self, partition: TopicPartition) -> int:
         state = self.assignment.state_value(partition)
@@ -221,7 +225,7 @@ class Log:
         )
 
     async def getmany(self, *partitions: TopicPartition, most: int = 1000) -> dict[TopicPartition, list[int]]:
-        found = await self.fetcher.fetched_records(partitions, 0, max_records=most)
+        found = self.consumer._drain(partitions, most)
         return {partition: [record.offset for record in records] for partition, records in found.items()}
 
 

@@ -14,7 +14,7 @@ from consumer.budget import Budget
 from consumer.chunk import Bucket, Limits, OpenChunk
 from consumer.claims import ChunkState, ClosedChunk, Committed
 from consumer.lane import Lane, LaneState
-from consumer.layout import Layout
+from consumer.layout import Group, Layout
 from consumer.takeover import Log, Segment, SegmentKind, Takeover, assess
 from headrace.objects import Range
 from headrace.record import StoredRecord
@@ -160,8 +160,8 @@ def test_buckets_of_a_chunk_share_its_range() -> None:
 
 def test_a_bucket_knows_its_first_and_last_timestamp() -> None:
     bucket = Bucket("a")
-    bucket.add([StoredRecord(0, 50, None, b""), StoredRecord(1, 20, None, b"")], b"1")
-    bucket.add([StoredRecord(2, -1, None, b"")], b"2")
+    bucket.add(Group("a", [StoredRecord(0, 50, None, b""), StoredRecord(1, 20, None, b"")], 20, 50), b"1")
+    bucket.add(Group("a", [StoredRecord(2, -1, None, b"")], -1, -1), b"2")
     assert (bucket.first_timestamp, bucket.last_timestamp, bucket.records, bucket.parts) == (-1, 50, 3, [b"1", b"2"])
 
 

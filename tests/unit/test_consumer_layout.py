@@ -62,8 +62,10 @@ def test_names_do_not_depend_on_the_fetch(times: list[int], path: str, cut: int)
     records = [StoredRecord(offset, timestamp, None, b"") for offset, timestamp in enumerate(times)]
     by_bucket: dict[str, list[int]] = {}
     for batch in (records[:cut], records[cut:]):
-        for bucket, group in layout.by_bucket(batch) if batch else ():
-            by_bucket.setdefault(bucket, []).extend(record.offset for record in group)
+        for group in layout.by_bucket(batch) if batch else ():
+            by_bucket.setdefault(group.path, []).extend(record.offset for record in group.records)
+            found = [record.timestamp for record in group.records]
+            assert (group.first_timestamp, group.last_timestamp) == (min(found), max(found))
     naive: dict[str, list[int]] = {}
     for record in records:
         naive.setdefault(layout.bucket(record.timestamp), []).append(record.offset)
@@ -100,5 +102,5 @@ def test_a_path_that_comes_again_splits_what_lies_between() -> None:
     layout, at = Layout("p", "hour=%H", "jsonl"), 1_795_219_200_000
     hours = [0, 5, 24]
     records = [StoredRecord(number, at + hour * 3_600_000, None, b"") for number, hour in enumerate(hours)]
-    found = {path: [record.offset for record in group] for path, group in layout.by_bucket(records)}
+    found = {group.path: [record.offset for record in group.records] for group in layout.by_bucket(records)}
     assert found == {"hour=00": [0, 2], "hour=05": [1]}

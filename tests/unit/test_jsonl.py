@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consumer.encode import Compression, open_format
-from consumer.encode.jsonl import encode_lines, is_verbatim
+from consumer.encode.jsonl import are_verbatim, encode_lines, is_verbatim
 from headrace.archive import ArchiveError, decode_lines, inflate, read_object
 from headrace.record import StoredRecord
 
@@ -190,6 +190,31 @@ def test_every_record_comes_back(many: list[StoredRecord]) -> None:
     for line in lines.splitlines():
         json.loads(line)
         orjson.loads(line)
+
+
+@given(st.lists(bodies | st.none(), min_size=1, max_size=3), st.lists(st.sampled_from(VERBATIM), max_size=4))
+@settings(max_examples=400, deadline=None)
+def test_many_are_verbatim_when_each_is(some: list[bytes | None], good: list[bytes]) -> None:
+    assert are_verbatim(good)
+    for at in range(len(good) + 1):
+        many = [*good[:at], *some, *good[at:]]
+        assert are_verbatim(many) == all(body is not None and is_verbatim(body) for body in some)
+
+
+@pytest.mark.parametrize("halves", [(b'"\xc3', b'\xa9"'), (b"[1", b"2]"), (b'"a', b'b"'), (b"1", b""), (b"", b"1")])
+def test_two_bad_halves_make_nothing_good(halves: tuple[bytes, bytes]) -> None:
+    assert not are_verbatim(halves)
+    assert not are_verbatim([b"1", *halves, b"2"])
+
+
+@pytest.mark.parametrize("odd", [StoredRecord(2, 3, b"k", b"{}"), StoredRecord(2, 3, None, b"{}", (("h", b"1"),))])
+@pytest.mark.parametrize("change", [{}, {"timestamp": -1}, {"value": None}, {"value": b"no JSON"}])
+def test_one_odd_record_among_plain_ones_keeps_all_that_it_has(odd: StoredRecord, change: dict[str, Any]) -> None:
+    plain = [StoredRecord(offset, 1, None, b"[1]") for offset in range(4)]
+    for record in (odd._replace(**change), plain[2]._replace(**change)):
+        many = [*plain[:2], record, plain[3]]
+        assert encode_lines(many) == b"".join(encode_lines([one]) for one in many)
+        assert list(decode_lines(encode_lines(many))) == many
 
 
 @given(bodies)
