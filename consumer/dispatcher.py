@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from consumer import metrics
@@ -303,7 +304,11 @@ class Dispatcher:
             if job.bodies is None:
                 await self._pack(job)
             while job.bodies and self._wanted(lane):
-                if not await self._uploader.upload(lane.partition, job.bodies[0]):
+                body = job.bodies[0]
+                before = body.progress
+                if not await self._uploader.upload(lane.partition, body, partial(self._wanted, lane)):
+                    if body.progress > before:
+                        self._jobs.progressed(job)
                     ready_at = asyncio.get_running_loop().time() + self._uploader.pause(job.failures + 1)
                     kept = self._jobs.again(job, ready_at)
                     return

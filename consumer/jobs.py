@@ -164,15 +164,20 @@ class Jobs:
         """S3 has the first of its objects. Returns the bytes that memory need not hold any more."""
         assert job.bodies
         size = len(job.bodies.popleft().content)
-        job.failures = 0
         if (line := self._lines.get(job.lane)) is not None:
             line.body_bytes -= size
+        self.progressed(job)
+        return size
+
+    def progressed(self, job: Job) -> None:
+        """S3 takes what it is given: an object of this job, or a part of a bundle."""
+        job.failures = 0
+        if (line := self._lines.get(job.lane)) is not None:
             line.failures = 0
             if job.lane in self._failing:
                 self._failing.discard(job.lane)
                 for other in line.waiting:
                     other.ready_at = 0.0  # what they wait for has come
-        return size
 
     def done(self, job: Job) -> None:
         """It is under way no more: stored, or no longer wanted."""

@@ -220,6 +220,7 @@ class Archiver:
             timeout_seconds=settings.upload_timeout_seconds,
             alive_for=lambda: clock() - source.last_heartbeat,
             health=self.health,
+            most_attempts=settings.max_workers,
         )
         dispatcher = Dispatcher(
             uploader=uploader,

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
-from typing import Literal, Self
+from typing import Any, Final, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from consumer.encode import FormatName, open_format
 from consumer.encode.compression import Compression
 from consumer.layout import DEFAULT_OBJECT_PATH, DIRECTIVES, FLAT
+from headrace.objects import CONTROL_FOLDER, PAYLOAD_FOLDER
 from headrace.settings import MEBIBYTE, CommaList, KafkaSettings, S3Settings
+
+OBJECT_CHUNK: Final = 1_000
+"""CHUNK_MAX_RECORDS by default where each payload costs a PUT: so many a successor may have to repeat."""
 
 
 class ConsumerSettings(KafkaSettings, S3Settings):
@@ -32,11 +36,13 @@ class ConsumerSettings(KafkaSettings, S3Settings):
         64 * MEBIBYTE, ge=MEBIBYTE, description="bytes held on their way to S3 before partitions are paused"
     )
 
-    chunk_max_records: int = Field(100_000, ge=1, description="a chunk closes at so many records")
+    chunk_max_records: int = Field(
+        100_000, ge=1, description=f"a chunk closes at so many records; {OBJECT_CHUNK} with FORMAT=object"
+    )
     chunk_max_bytes: int = Field(64 * MEBIBYTE, ge=1024, description="or so many bytes before compression")
     chunk_max_seconds: float = Field(60, gt=0, description="or this age")
 
-    format: FormatName = Field("jsonl", description="what an object holds")
+    format: FormatName = Field("jsonl", description="jsonl: an object is a chunk's lines; object: it is one payload")
     compression: Compression = Field("zstd", description="zstd, gzip or none")
     compression_level: int | None = Field(None, description="the compression's level; default: a fast one")
     object_path: str = Field(DEFAULT_OBJECT_PATH, description="strftime path of a record's time bucket (UTC), or none")
@@ -65,11 +71,19 @@ class ConsumerSettings(KafkaSettings, S3Settings):
             raise ValueError(f"has %{min(strange)}, which is not one of {known}")
         return value
 
+    @model_validator(mode="before")
+    @classmethod
+    def _small_chunks_of_objects(cls, told: Any) -> Any:
+        if isinstance(told, dict) and told.get("format") == "object":
+            return {"chunk_max_records": OBJECT_CHUNK} | told
+        return told
+
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         open_format(self.format, self.compression, self.compression_level)
-        if "_headrace" in self.kafka_topic:
-            raise ValueError("KAFKA_TOPIC must not be _headrace: that folder holds the markers")
+        for folder, what in ((CONTROL_FOLDER, "the markers"), (PAYLOAD_FOLDER, "payloads of FORMAT=object")):
+            if folder in self.kafka_topic:
+                raise ValueError(f"KAFKA_TOPIC must not be {folder}: that folder holds {what}")
         if self.upload_timeout_seconds <= self.heartbeat_seconds:
             raise ValueError(
                 f"UPLOAD_TIMEOUT_SECONDS={self.upload_timeout_seconds:g} must be more than between heartbeats, "

@@ -6,15 +6,19 @@ import asyncio
 import hashlib
 import logging
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import orjson
 
 from consumer import metrics
 from consumer.chunk import Bucket
+from consumer.encode.objects import index_lines
 from consumer.memory import trim
-from headrace.objects import GAP_FOLDER, gap_key
+from consumer.passes import Pass
+from consumer.slots import Slots
+from headrace.objects import GAP_FOLDER, gap_key, payload_stem
 from headrace.s3 import S3Refused, S3Unavailable
 
 if TYPE_CHECKING:
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
 
     from consumer.chunk import Cargo
     from consumer.encode import Format
+    from consumer.encode.objects import Payload
     from consumer.layout import Layout
     from headrace.management import Health
     from headrace.objects import Range
@@ -50,6 +55,29 @@ class Body:
     metadata: Mapping[str, str]
     content_type: str
     records: int
+    order: int = 0
+    """Where its chunk starts: in a partition, older ones are first."""
+
+    @property
+    def progress(self) -> int:
+        """Grows with what is stored of it before all of it is."""
+        return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle(Body):
+    """The payloads of one object's worth of records (FORMAT=object), each to be an object of its own.
+
+    `content` is their lines, `key` what their keys begin with. `stored` and `failed` are offsets: those that S3 has,
+    and those whose last attempt failed.
+    """
+
+    stored: set[int] = field(default_factory=set)
+    failed: set[int] = field(default_factory=set)
+
+    @property
+    def progress(self) -> int:
+        return len(self.stored)
 
 
 def missing_objects(
@@ -84,15 +112,21 @@ class Uploader:
         timeout_seconds: float,
         alive_for: Callable[[], float],
         health: Health,
+        most_attempts: int = 16,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        """`alive_for`: seconds since the last good heartbeat of the assignment, asked right before each attempt."""
+        """`alive_for`: seconds since the last good heartbeat of the assignment, asked right before each attempt.
+
+        `most_attempts`: how many may be under way at a time where payloads are objects of their own. Otherwise it is
+        the callers', one each.
+        """
         self._store = store
         self._layout = layout
         self._form = form
         self._timeout = timeout_seconds
         self._alive_for = alive_for
         self._health = health
+        self._slots = Slots(most_attempts)
         self._jitter = jitter
 
     async def bodies(self, partition: TopicPartition, offsets: Range, cargo: Cargo) -> list[Body]:
@@ -107,22 +141,40 @@ class Uploader:
         }
         if cargo.lost is not None:
             common["headrace-lost"] = f"{cargo.lost.start}-{cargo.lost.end}"
-        found = []
+        bundles: list[Body] = []
+        found: list[Body] = []
         for name, bucket in missing:
-            content, digest = await asyncio.to_thread(self._pack, bucket)
+            if self._form.one_by_one:
+                lines, content, digest = await asyncio.to_thread(self._pack_index, partition, bucket)
+                if lines:
+                    stem = self._stem(self._layout.prefix, partition, bucket)
+                    bundles.append(Bundle(stem, lines, {}, "", bucket.records, offsets.start))
+            else:
+                content, digest = await asyncio.to_thread(self._pack, bucket)
             own = {
                 "headrace-records": str(bucket.records),
                 "headrace-sha256": digest,
                 "headrace-first-timestamp": str(bucket.first_timestamp),
                 "headrace-last-timestamp": str(bucket.last_timestamp),
             }
-            found.append(Body(name, content, common | own, self._form.content_type, bucket.records))
-        return found
+            found.append(Body(name, content, common | own, self._form.content_type, bucket.records, offsets.start))
+        # Indexes come last: where one stands, all that it tells of stands, too, and a chunk is whole when they all do.
+        return bundles + found
 
     def _pack(self, bucket: Bucket) -> tuple[bytes, str]:
         content = self._form.compress(bucket.parts)  # lets the lines go
         trim()
         return content, hashlib.sha256(content).hexdigest()
+
+    def _pack_index(self, partition: TopicPartition, bucket: Bucket) -> tuple[bytes, bytes, str]:
+        lines = b"".join(bucket.parts)
+        bucket.parts.clear()
+        content = self._form.compress([index_lines(lines, self._stem("", partition, bucket))])
+        return lines, content, hashlib.sha256(content).hexdigest()
+
+    @staticmethod
+    def _stem(prefix: str, partition: TopicPartition, bucket: Bucket) -> str:
+        return payload_stem(prefix=prefix, topic=partition.topic, partition=partition.partition, bucket=bucket.path)
 
     def _gap(self, partition: TopicPartition, offsets: Range, cargo: Cargo) -> Body:
         lost = cargo.lost or offsets
@@ -149,11 +201,33 @@ class Uploader:
         pause = min(FIRST_PAUSE_SECONDS * 2.0 ** min(failures - 1, 30), LONGEST_PAUSE_SECONDS)
         return pause * (0.5 + self._jitter() / 2)
 
-    async def upload(self, partition: TopicPartition, body: Body) -> bool:
-        """One attempt. True when it is stored; False when it is to be tried again, which the log and /readyz tell.
+    async def upload(self, partition: TopicPartition, body: Body, wanted: Callable[[], bool] = lambda: True) -> bool:
+        """One attempt; of a bundle, one for each of its payloads that isn't stored yet, unless they fail in a row.
 
-        Raises AssignmentStale, before anything is sent.
+        True when all of it is stored; False when it is to be tried again, which the log and /readyz tell. No attempt
+        starts when it isn't `wanted` any more. Raises AssignmentStale, before anything is sent.
         """
+        if isinstance(body, Bundle):
+            before = body.progress
+            attempt = partial(self._attempt, partition)
+            stored = await Pass(body, partition, slots=self._slots, attempt=attempt, wanted=wanted).run()
+            metrics.STORED_OBJECTS.labels(partition.topic).inc(body.progress - before)
+            return stored
+        if self._form.one_by_one:
+            await self._slots.take(partition, body.order)
+            try:
+                stored = wanted() and await self._attempt(partition, body)
+            finally:
+                self._slots.give(partition)
+        else:
+            stored = await self._attempt(partition, body)
+        if stored:
+            metrics.STORED_OBJECTS.labels(partition.topic).inc()
+            metrics.STORED_BYTES.labels(partition.topic).inc(len(body.content))
+            metrics.STORED_RECORDS.labels(partition.topic).inc(body.records)
+        return stored
+
+    async def _attempt(self, partition: TopicPartition, it: Body | Payload) -> bool:
         quiet_for = self._alive_for()
         if quiet_for > self._timeout:
             raise AssignmentStale(
@@ -161,16 +235,13 @@ class Uploader:
             )
         try:
             async with asyncio.timeout(self._timeout):
-                await self._store.put(body.key, body.content, metadata=body.metadata, content_type=body.content_type)
+                await self._store.put(it.key, it.content, metadata=it.metadata, content_type=it.content_type)
         except (S3Refused, S3Unavailable, TimeoutError) as error:
             kind = "refused" if isinstance(error, S3Refused) else "unavailable"
-            what = str(error) or f"no answer within {self._timeout:g} s for {body.key}"
+            what = str(error) or f"no answer within {self._timeout:g} s for {it.key}"
             metrics.UPLOAD_FAILURES.labels(kind).inc()
             level = logging.ERROR if kind == "refused" else logging.WARNING
             log.log(level, "upload failed, it will be tried again: %s", what)
             self._health.report(HEALTH_PART, what)
             return False
-        metrics.STORED_OBJECTS.labels(partition.topic).inc()
-        metrics.STORED_BYTES.labels(partition.topic).inc(len(body.content))
-        metrics.STORED_RECORDS.labels(partition.topic).inc(body.records)
         return True

@@ -7,9 +7,10 @@ import binascii
 import heapq
 import random
 import zlib
+from hashlib import sha256
 from io import BytesIO
 from operator import attrgetter
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 import msgspec
 import zstandard
@@ -17,7 +18,7 @@ from isal import igzip
 
 from headrace.coverage import Survey
 from headrace.errors import HeadraceError
-from headrace.objects import parse_key, topic_folder
+from headrace.objects import INDEX, parse_key, payload_prefix, topic_folder
 from headrace.record import StoredRecord
 from headrace.s3 import S3Unavailable
 
@@ -32,6 +33,8 @@ Answer = TypeVar("Answer")
 ATTEMPTS: Final = 6
 """How often a question to S3 is asked before a reader gives up: some 10 seconds of trouble are lived through."""
 FIRST_PAUSE_SECONDS: Final = 0.4
+PAYLOADS_AT_A_TIME: Final = 32
+"""Payloads of one index that are asked for side by side."""
 
 
 class ArchiveError(HeadraceError):
@@ -61,7 +64,33 @@ class _Line(msgspec.Struct):
     tombstone: bool = False
 
 
+class _IndexLine(msgspec.Struct):
+    offset: int
+    timestamp: int | None
+    headers: list[_Header]
+    key: msgspec.Raw = _NOTHING
+    key_text: str | None = None
+    key_base64: str | None = None
+    tombstone: bool = False
+    object: str | None = None
+    size: int | None = None
+    sha256: str | None = None
+
+
+class Entry(NamedTuple):
+    """A line of an index. `record` lacks its value, which is an object of its own: `object`, named below the prefix.
+
+    A tombstone has none: there `object` is None, and the record is whole.
+    """
+
+    record: StoredRecord
+    object: str | None
+    size: int
+    sha256: str
+
+
 _decode: Final = msgspec.json.Decoder(_Line).decode
+_decode_index: Final = msgspec.json.Decoder(_IndexLine).decode
 
 
 def decode_lines(body: bytes) -> Iterator[StoredRecord]:
@@ -75,18 +104,31 @@ def decode_lines(body: bytes) -> Iterator[StoredRecord]:
                 value = bytes(line.value) or _spelled(line.value_text, line.value_base64)
                 if value is None:
                     raise ValueError("it has neither value, value_text nor value_base64")
-            yield StoredRecord(
-                line.offset,
-                -1 if line.timestamp is None else line.timestamp,
-                _optional(line.key, line.key_text, line.key_base64),
-                value,
-                tuple(
-                    (header.key, _optional(header.value, header.value_text, header.value_base64))
-                    for header in line.headers
-                ),
-            )
+            yield _record(line, value)
         except (ValueError, RecursionError) as error:
             raise ArchiveError(f"Line {number} is no record of an archive: {error}") from error
+
+
+def decode_index(body: bytes) -> Iterator[Entry]:
+    """The lines of an uncompressed index, in their order. Raises ArchiveError at the first line that isn't one."""
+    for number, text in enumerate(BytesIO(body), 1):
+        try:
+            line = _decode_index(text)
+            if (line.object is None) != line.tombstone or (line.object and (line.size is None or not line.sha256)):
+                raise ValueError("it has neither a tombstone nor an object with size and sha256")
+            yield Entry(_record(line, None), line.object, line.size or 0, line.sha256 or "")
+        except (ValueError, RecursionError) as error:
+            raise ArchiveError(f"Line {number} is no line of an index: {error}") from error
+
+
+def _record(line: _Line | _IndexLine, value: bytes | None) -> StoredRecord:
+    return StoredRecord(
+        line.offset,
+        -1 if line.timestamp is None else line.timestamp,
+        _optional(line.key, line.key_text, line.key_base64),
+        value,
+        tuple((it.key, _optional(it.value, it.value_text, it.value_base64)) for it in line.headers),
+    )
 
 
 def _optional(verbatim: msgspec.Raw, text: str | None, base64: str | None) -> bytes | None:
@@ -122,7 +164,10 @@ def inflate(body: bytes, suffix: str) -> bytes:
 
 
 def read_object(body: bytes, suffix: str) -> Iterator[StoredRecord]:
-    """The records of one object's body; `suffix` is its name's, `jsonl.zst` for instance."""
+    """The records of one object's body; `suffix` is its name's, `jsonl.zst` for instance.
+
+    An index does not hold its payloads: `read_chunk` fetches them.
+    """
     if suffix.partition(".")[0] != "jsonl":
         raise ArchiveError(f"This version of headrace can't read {suffix} objects.")
     return decode_lines(inflate(body, suffix))
@@ -147,14 +192,15 @@ async def survey(
 
 
 async def read_chunk(store: ObjectStore, chunk: Chunk) -> list[StoredRecord]:
-    """A chunk's records by offset, out of all its objects."""
+    """A chunk's records by offset, out of all its objects; those that an index tells of, too."""
     parts = []
     for key in chunk.keys:
         name = parse_key(key)
         assert name is not None, "a chunk's keys are objects' names"
-        body = await patiently(lambda key=key: store.get(key))  # type: ignore[misc]
-        if body is None:
-            raise ArchiveError(f"{key} was listed, but is gone now.")
+        if name.is_index:
+            parts.append(await _payloads_of(store, key, await read_index(store, key)))
+            continue
+        body = await _body(store, key)
         try:
             parts.append(
                 await asyncio.to_thread(lambda body, suffix: list(read_object(body, suffix)), body, name.suffix)
@@ -162,6 +208,55 @@ async def read_chunk(store: ObjectStore, chunk: Chunk) -> list[StoredRecord]:
         except ArchiveError as error:
             raise ArchiveError(f"{key}: {error}") from error
     return list(heapq.merge(*parts, key=attrgetter("offset")))
+
+
+async def read_index(store: ObjectStore, key: str) -> list[Entry]:
+    """What an index tells of its payloads, by offset."""
+    name = parse_key(key)
+    assert name is not None, "an index has an object's name"
+    suffix = name.suffix.removeprefix(f"{INDEX}.")
+    body = await _body(store, key)
+    try:
+        return await asyncio.to_thread(lambda: list(decode_index(inflate(body, suffix))))
+    except ArchiveError as error:
+        raise ArchiveError(f"{key}: {error}") from error
+
+
+async def _payloads_of(store: ObjectStore, index_key: str, entries: list[Entry]) -> list[StoredRecord]:
+    """The whole records of an index: each payload is fetched, and must be what the index says of it."""
+    found: list[StoredRecord] = [entry.record for entry in entries]
+    waiting = iter(enumerate(entries))
+
+    async def work() -> None:
+        for place, entry in waiting:
+            if entry.object is not None:
+                found[place] = entry.record._replace(value=await _payload(store, index_key, entry))
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(PAYLOADS_AT_A_TIME, len(entries))):
+                group.create_task(work())
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from None
+    return found
+
+
+async def _payload(store: ObjectStore, index_key: str, entry: Entry) -> bytes:
+    assert entry.object is not None
+    prefix = payload_prefix(index_key, entry.object)
+    if prefix is None:
+        raise ArchiveError(f"{index_key}: it tells of {entry.object}, which is of another topic or time bucket.")
+    value = await _body(store, prefix + entry.object, f"{index_key} tells of {prefix}{entry.object}, but it is gone.")
+    if len(value) != entry.size or sha256(value).hexdigest() != entry.sha256:
+        raise ArchiveError(f"{prefix}{entry.object} is not what {index_key} says of it: it was changed since.")
+    return value
+
+
+async def _body(store: ObjectStore, key: str, gone: str = "") -> bytes:
+    body = await patiently(lambda: store.get(key))
+    if body is None:
+        raise ArchiveError(gone or f"{key} was listed, but is gone now.")
+    return body
 
 
 async def read_partition(

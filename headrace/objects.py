@@ -3,6 +3,12 @@
     {prefix}/{topic}/dt=2026-11-22/hour=01/{topic}-{partition:05d}-{start:020d}-{end:020d}.jsonl.zst
 
 `end` is exclusive, so names join: one's end is the next one's start. All objects of a chunk carry the chunk's range.
+
+With FORMAT=object these are indexes (`.index.jsonl.zst`), and each payload is an object in a folder beside the topic's:
+
+    {prefix}/_payloads/{topic}/dt=2026-11-22/hour=01/{topic}-{partition:05d}-{offset:020d}.json
+
+Beside, not below: a LIST of the topic's objects has a name a chunk then, not one a payload.
 """
 
 from __future__ import annotations
@@ -14,6 +20,9 @@ from typing import Final
 GAP_FOLDER: Final = "_gaps"
 GAP_SUFFIX: Final = "gap.json"
 CONTROL_FOLDER: Final = "_headrace"
+PAYLOAD_FOLDER: Final = "_payloads"
+INDEX: Final = "index"
+"""What the suffix of an index begins with: an object whose lines tell of payloads that are objects of their own."""
 HIVE_NULL: Final = "__HIVE_DEFAULT_PARTITION__"
 """The folder value that Hive, Spark and DuckDB read as NULL: records without a believable timestamp go there."""
 
@@ -46,6 +55,10 @@ class ObjectName:
     def is_gap(self) -> bool:
         return self.suffix == GAP_SUFFIX
 
+    @property
+    def is_index(self) -> bool:
+        return self.suffix.startswith(f"{INDEX}.")
+
 
 def topic_folder(prefix: str, topic: str) -> str:
     """The folder of a topic's objects, with a slash at its end."""
@@ -55,6 +68,34 @@ def topic_folder(prefix: str, topic: str) -> str:
 def control_folder(prefix: str, topic: str) -> str:
     """The folder of a topic's markers: who writes here, and with which layout."""
     return f"{prefix}/{CONTROL_FOLDER}/{topic}/" if prefix else f"{CONTROL_FOLDER}/{topic}/"
+
+
+def payload_folder(prefix: str, topic: str) -> str:
+    """The folder of a topic's payloads that are objects of their own, with a slash at its end."""
+    return f"{prefix}/{PAYLOAD_FOLDER}/{topic}/" if prefix else f"{PAYLOAD_FOLDER}/{topic}/"
+
+
+def payload_stem(*, prefix: str, topic: str, partition: int, bucket: str) -> str:
+    """What the keys of a partition's payloads begin with, those of one time bucket; `payload_key` adds the offset."""
+    middle = f"{bucket}/" if bucket else ""
+    return f"{payload_folder(prefix, topic)}{middle}{topic}-{partition:05d}-"
+
+
+def payload_key(stem: str, offset: int, suffix: str) -> str:
+    """The key of one payload's object: a function of its record alone, never of the chunk that it came with."""
+    return f"{stem}{offset:020d}.{suffix}"
+
+
+def payload_prefix(index_key: str, told: str) -> str | None:
+    """What stands before the names that an index tells, in the bucket that it lies in now; None when they don't fit.
+
+    The index tells names below the prefix (`_payloads/…`), so that an archive may be copied to another prefix.
+    """
+    folder = index_key.rpartition("/")[0]
+    below = told.rpartition("/")[0].removeprefix(f"{PAYLOAD_FOLDER}/")
+    if folder == below:
+        return ""
+    return folder.removesuffix(below) if folder.endswith(f"/{below}") else None
 
 
 def object_key(*, prefix: str, topic: str, partition: int, offsets: Range, bucket: str, suffix: str) -> str:

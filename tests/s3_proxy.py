@@ -68,6 +68,9 @@ class S3Proxy:
     stall_seconds: float = 4.0
     seen: Counter[Fault] = field(default_factory=Counter)
     endpoint: str = ""
+    most_at_a_time: int = 0
+    """PUTs of objects that were under way side by side."""
+    _puts: int = 0
     _late: set[asyncio.Task[Any]] = field(default_factory=set)
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -87,6 +90,15 @@ class S3Proxy:
         body = await reader.readexactly(int(headers.get("content-length", "0")))
         kept = [line for line in lines[1:] if line and line.partition(":")[0].lower() not in {"expect", "connection"}]
         request = "\r\n".join([lines[0], *kept, "Connection: close", "", ""]).encode("latin-1") + body
+        counted = method == "PUT" and "_headrace" not in path
+        self._puts += counted
+        self.most_at_a_time = max(self.most_at_a_time, self._puts)
+        try:
+            return await self._answer(request, method, path, writer)
+        finally:
+            self._puts -= counted
+
+    async def _answer(self, request: bytes, method: str, path: str, writer: asyncio.StreamWriter) -> bool:
         fault, delay = self.choose(method, path)
         self.seen[fault] += 1
         if fault in {Fault.UNAVAILABLE, Fault.FORBIDDEN}:

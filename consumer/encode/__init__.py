@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from consumer.encode.compression import DEFAULT_LEVELS, LEVELS, Compression
 from consumer.encode.compression import compress as compress_parts
 from consumer.encode.jsonl import encode_lines
+from headrace.objects import INDEX
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -16,12 +17,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Compression", "Format", "FormatName", "open_format"]
 
-FormatName = Literal["jsonl"]
+FormatName = Literal["jsonl", "object"]
 
 _ENCODERS: Final[dict[FormatName, tuple[Callable[[Sequence[Record]], bytes], str]]] = {
     # format: (encoder, content type of what it writes)
     "jsonl": (encode_lines, "application/x-ndjson"),
+    # Lines are how its records wait for their upload, too: consumer/encode/objects makes objects and an index of them.
+    "object": (encode_lines, "application/x-ndjson"),
 }
+_SUFFIXES: Final[dict[FormatName, str]] = {"jsonl": "jsonl", "object": f"{INDEX}.jsonl"}
 _COMPRESSED: Final[dict[Compression, tuple[str, str]]] = {
     # compression: (suffix, content type)
     "zstd": (".zst", "application/zstd"),
@@ -45,7 +49,12 @@ class Format:
     @property
     def suffix(self) -> str:
         """The object name's last part, without a dot before it: `jsonl.zst`."""
-        return self.name + (_COMPRESSED[self.compression][0] if self.compression in _COMPRESSED else "")
+        return _SUFFIXES[self.name] + (_COMPRESSED[self.compression][0] if self.compression in _COMPRESSED else "")
+
+    @property
+    def one_by_one(self) -> bool:
+        """Whether each payload is an object of its own, and the chunk's object an index of them."""
+        return self.name == "object"
 
     @property
     def content_type(self) -> str:
