@@ -330,10 +330,11 @@ class Dispatcher:
         async with self._packing:
             bodies = await self._uploader.bodies(lane.partition, chunk.offsets, chunk.cargo)
         self._jobs.packed(job, bodies)
-        self.budget.add(job.body_bytes)
+        more = job.body_bytes
         if lane.state is not LaneState.FAILED:
             lane.compressed(raw)
-            self.budget.add(-raw)
+            more -= raw
+        self.budget.add(more)  # at once: the one has become the other
 
     def _stored(self, job: Job) -> None:
         lane, chunk = job.lane, job.chunk

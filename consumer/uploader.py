@@ -14,6 +14,7 @@ import orjson
 
 from consumer import metrics
 from consumer.chunk import Bucket
+from consumer.encode.compression import compress
 from consumer.encode.objects import index_lines
 from consumer.memory import trim
 from consumer.passes import Pass
@@ -167,9 +168,10 @@ class Uploader:
         return content, hashlib.sha256(content).hexdigest()
 
     def _pack_index(self, partition: TopicPartition, bucket: Bucket) -> tuple[bytes, bytes, str]:
-        lines = b"".join(bucket.parts)
-        bucket.parts.clear()
-        content = self._form.compress([index_lines(lines, self._stem("", partition, bucket))])
+        stem = self._stem("", partition, bucket)
+        content = self._form.compress([index_lines(part, stem) for part in bucket.parts])
+        lines = compress(bucket.parts, "none", 0)  # lets them go one by one, so that they are held once
+        trim()
         return lines, content, hashlib.sha256(content).hexdigest()
 
     @staticmethod

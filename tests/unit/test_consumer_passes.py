@@ -137,6 +137,17 @@ async def test_as_many_side_by_side_as_there_are_slots(most: int) -> None:
     assert rig.store.most == most
 
 
+async def test_a_partition_that_comes_later_finds_slots() -> None:
+    rig, other = Rig(most=4), TopicPartition("t", 4)
+    first, second = await rig.bundle(*range(100, 160)), await rig.bundle(*range(200, 210))
+    async with asyncio.TaskGroup() as both:
+        both.create_task(rig.upload(first))
+        await asyncio.sleep(0)
+        both.create_task(rig.uploader.upload(other, second))
+    assert sorted(rig.stored) == [*range(100, 160), *range(200, 210)]
+    assert max(map(rig.stored.index, range(200, 210))) < rig.stored.index(159)
+
+
 async def test_only_what_failed_is_tried_again() -> None:
     rig = Rig()
     bundle = await rig.bundle(*range(10, 30))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hashlib import sha256
+from typing import TYPE_CHECKING
 
 import orjson
 import pytest
@@ -12,7 +13,9 @@ from hypothesis import strategies as st
 from consumer.encode import open_format
 from consumer.encode.jsonl import encode_lines
 from consumer.encode.objects import MOST_METADATA_BYTES, index_lines, is_json, metadata, payloads
+from consumer.settings import ConsumerSettings
 from headrace.archive import ArchiveError, decode_index, read_object
+from headrace.errors import SettingsError
 from headrace.objects import (
     Range,
     object_key,
@@ -24,6 +27,10 @@ from headrace.objects import (
     topic_folder,
 )
 from headrace.record import StoredRecord
+from headrace.settings import load
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 STEM = payload_stem(prefix="p", topic="t", partition=3, bucket="dt=2026-11-22")
 BELOW = payload_stem(prefix="", topic="t", partition=3, bucket="dt=2026-11-22")
@@ -196,3 +203,31 @@ def test_the_format_names_indexes() -> None:
     assert (form.suffix, form.content_type, form.one_by_one) == ("index.jsonl.zst", "application/zstd", True)
     assert open_format("object", "none").suffix == "index.jsonl"
     assert not open_format("jsonl", "zstd").one_by_one
+
+
+def test_chunks_of_objects_are_small_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A successor repeats what was claimed, a PUT a payload."""
+    file = tmp_path / "headrace.toml"
+    monkeypatch.setenv("HEADRACE_CONFIG", str(file))
+    for name in ("FORMAT", "CHUNK_MAX_RECORDS"):
+        monkeypatch.delenv(name, raising=False)
+
+    def most() -> int:
+        return load(ConsumerSettings, kafka_topic="t", s3_bucket="bucket").chunk_max_records
+
+    assert most() == 100_000
+    file.write_text('format = "object"\n')
+    assert most() == 1_000
+    file.write_text('format = "object"\nchunk_max_records = 70\n')
+    assert most() == 70
+    monkeypatch.setenv("CHUNK_MAX_RECORDS", "100000")
+    assert most() == 100_000
+    monkeypatch.setenv("FORMAT", "jsonl")
+    file.write_text("")
+    monkeypatch.delenv("CHUNK_MAX_RECORDS")
+    assert most() == 100_000
+
+
+def test_no_topic_may_lie_where_payloads_do() -> None:
+    with pytest.raises(SettingsError, match="KAFKA_TOPIC must not be _payloads"):
+        load(ConsumerSettings, kafka_topic="a,_payloads", s3_bucket="bucket")
