@@ -62,9 +62,19 @@ class Budget:
         self.max_payloads = max_payloads
         self.bytes = 0
         self.payloads = 0
+        self.promised = 0
+        """Of the bytes: those of long bodies that are still to come."""
 
     def has_room(self, size: int, payloads: int = 0) -> bool:
         return self.bytes + size <= self.max_bytes and self.payloads + payloads <= self.max_payloads
+
+    def may_promise(self, size: int) -> bool:
+        """Is there room for a long body? For one alone if it fits at all, for more in half of the budget."""
+        return self.has_room(size, 1) and (not self.promised or self.promised + size <= self.max_bytes // 2)
+
+    def promise(self, size: int) -> None:
+        self.bytes += size
+        self.promised += size
 
     def take(self, size: int, payloads: int = 0) -> None:
         self.bytes += size

@@ -42,6 +42,16 @@ class Form(Enum):
     LINES = auto()
 
 
+class _Reading:
+    """A body that is coming in: until when (the loop's time), and bytes that came, are reserved, and are promised."""
+
+    __slots__ = ("deadline", "promised", "reserved", "size")
+
+    def __init__(self, deadline: float) -> None:
+        self.deadline = deadline
+        self.size = self.reserved = self.promised = 0
+
+
 class Ingest:
     """Reads a body within the limits, splits it, publishes it, and answers when it is durable.
 
@@ -52,9 +62,8 @@ class Ingest:
         self._max_length = settings.max_length
         self._body_timeout = settings.body_timeout_seconds
         self._intake = intake
-        self._budget = intake.budget
         self._loop = asyncio.get_running_loop()
-        self._reading: dict[asyncio.Task[None], float] = {}
+        self._reading: dict[asyncio.Task[None], _Reading] = {}
         self._stalled: set[asyncio.Task[None]] = set()
         self._drain_until = float("inf")
         self.crowded: Callable[[], bool] = lambda: False
@@ -69,8 +78,8 @@ class Ingest:
         while True:
             await asyncio.sleep(TICK_SECONDS)
             now = self._loop.time()
-            for task, deadline in self._reading.items():
-                if now >= min(deadline, self._drain_until) and task not in self._stalled:
+            for task, reading in self._reading.items():
+                if now >= min(reading.deadline, self._drain_until) and task not in self._stalled:
                     self._stalled.add(task)
                     task.cancel()
 
@@ -104,7 +113,7 @@ class Ingest:
             raise Problem(
                 Kind.UNSUPPORTED, f"Content-Encoding {encoding.decode('latin-1')} is not taken. Send the body as it is."
             )
-        declared = int(headers.get(b"content-length", b"0"))
+        declared = int(headers.get(b"content-length", b"0"))  # 0, too, of a body in chunks
         if declared > self._max_length:
             raise self._too_long(declared)
         key = headers.get(b"idempotency-key")
@@ -115,63 +124,75 @@ class Ingest:
                 header="Idempotency-Key",
                 limit=MAX_KEY_LENGTH,
             )
-        self._intake.check_open(declared)
-        body = await self._read(receive)
+        body = await self._read(receive, declared)
         if body is None:
             return None
         try:
             payloads = split_envelope(body) if form is Form.ENVELOPE else split_lines(body)
             if not payloads:
-                self._budget.give_back(len(body))
+                self._intake.release(len(body))
                 return 0
             record_headers: Headers = [] if key is None else [("idempotency-key", key)]
             outcome = self._intake.submit(payloads, record_headers, len(body))
         except BaseException:
-            self._budget.give_back(len(body))
+            self._intake.release(len(body))
             raise
         accepted = len(payloads)
         del payloads, body  # the intake has them; while Kafka is awaited memory holds them once
         await outcome
         return accepted
 
-    async def _read(self, receive: Receive) -> bytes | None:
+    async def _read(self, receive: Receive, declared: int) -> bytes | None:
         """The body, with as many bytes reserved in the budget; None when the client went away."""
-        first = b""
-        pieces: list[bytearray] = []
-        size = 0
-        whole = False
         task = asyncio.current_task(self._loop)
         assert task is not None
-        self._reading[task] = self._loop.time() + self._body_timeout
+        reading = self._reading[task] = _Reading(self._loop.time() + self._body_timeout)
+        body: bytes | None = None
         try:
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    return None
-                chunk: bytes = message.get("body", b"")
-                if size + len(chunk) > self._max_length:
-                    raise self._too_long(None)
-                self._intake.reserve(len(chunk))
-                if size == 0:
-                    first = chunk  # mostly there is no other
-                elif pieces and len(pieces[-1]) < PIECE_BYTES:
-                    pieces[-1] += chunk
-                else:
-                    pieces.append(bytearray(chunk))
-                size += len(chunk)
-                if not message.get("more_body", False):
-                    whole = True
-                    return b"".join((first, *pieces)) if pieces else first
+            if declared > PIECE_BYTES:
+                await self._intake.promise(declared)
+                reading.promised = declared
+            else:
+                self._intake.reserve(declared)
+            reading.reserved = declared
+            body = await self._collect(receive, reading)
         except asyncio.CancelledError:
             if task not in self._stalled:
                 raise
             task.uncancel()
-            raise self._too_slow(size) from None
+            raise self._too_slow(reading.size) from None
         finally:
             del self._reading[task]
             self._stalled.discard(task)
-            if not whole:
-                self._budget.give_back(size)
+            if reading.promised:
+                self._intake.keep_promise(reading.promised)
+            if body is None:
+                self._intake.release(reading.reserved)
+        return body
+
+    async def _collect(self, receive: Receive, reading: _Reading) -> bytes | None:
+        first = b""
+        pieces: list[bytearray] = []
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return None
+            chunk: bytes = message.get("body", b"")
+            size = reading.size + len(chunk)
+            if size > self._max_length:
+                raise self._too_long(None)
+            if size > reading.reserved:  # its length was not declared
+                self._intake.reserve(size - reading.reserved)
+                reading.reserved = size
+            if reading.size == 0:
+                first = chunk  # mostly there is no other
+            elif pieces and len(pieces[-1]) < PIECE_BYTES:
+                pieces[-1] += chunk
+            else:
+                pieces.append(bytearray(chunk))
+            reading.size = size
+            if not message.get("more_body", False):
+                return b"".join((first, *pieces)) if pieces else first
 
     def _too_long(self, declared: int | None) -> Problem:
         what = "is longer" if declared is None else f"has {declared} bytes, more"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol
 
 from producer.batches import BATCH_OVERHEAD, Batch, Batcher, Budget, Request, record_bytes
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 DEFAULT_BATCH_LIMIT: Final = 1_048_588  # Kafka's own default of max.message.bytes
 FULL_BATCH: Final = 1_000_000  # requests are put together up to here; a single one may be as long as the topic allows
 TICK_SECONDS: Final = 0.1
+ROOM_SECONDS: Final = 1.0  # what a 503 would tell the client to wait
 
 UNKNOWN: Final = "The payloads may be in Kafka or come there still; sending them again may double them."
 
@@ -56,6 +59,7 @@ class Intake:
         self._outlet: Outlet | None = None
         self._closed_because = "Kafka is not connected yet."
         self._loop = asyncio.get_running_loop()  # asked once: before Python 3.12 each asking is a system call
+        self._room: deque[tuple[int, asyncio.Future[None]]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._drain_until = float("inf")
 
@@ -72,6 +76,49 @@ class Intake:
         """The same, and takes so many bytes of the budget, which are the caller's to give back."""
         self.check_open(size)
         self.budget.bytes += size
+
+    async def promise(self, size: int) -> None:
+        """The same for a long body, before it comes: who is let in has room for all of it, and so gets through.
+
+        Who finds no room waits in line for up to ROOM_SECONDS, while the body stays with its client. All promises
+        together take half of the budget, so that slow clients leave room for short bodies.
+        """
+        self.check_open(0)
+        if not self._room and self.budget.may_promise(size):
+            self.budget.promise(size)
+            return
+        turn = self._loop.create_future()
+        self._room.append((size, turn))
+        try:
+            async with asyncio.timeout(ROOM_SECONDS):
+                await turn
+        except BaseException as error:
+            if turn.done() and not turn.cancelled():
+                self.keep_promise(size)
+                self.release(size)
+            else:
+                with contextlib.suppress(ValueError):  # _let_in came across it
+                    self._room.remove((size, turn))
+            if isinstance(error, TimeoutError):
+                raise self._full() from None
+            raise
+
+    def keep_promise(self, size: int) -> None:
+        """The body has come, or never will; its bytes stay reserved."""
+        self.budget.promised -= size
+        self._let_in()
+
+    def release(self, size: int, payloads: int = 0) -> None:
+        """Gives back what was reserved."""
+        self.budget.give_back(size, payloads)
+        self._let_in()
+
+    def _let_in(self) -> None:
+        while self._room and self.budget.may_promise(self._room[0][0]):
+            size, turn = self._room.popleft()
+            if not turn.cancelled():
+                self.budget.promise(size)
+                turn.set_result(None)
 
     def submit(self, payloads: Sequence[bytes], headers: Headers, reserved: int) -> asyncio.Future[None]:
         """Line up a request; its outcome tells when it is durable. Raises Problem when it can't be taken.
@@ -141,7 +188,7 @@ class Intake:
             size += request.reserved
             payloads += request.count
             _settle(request, problem)
-        self.budget.give_back(size, payloads)
+        self.release(size, payloads)
         if problem is None:
             TALLY.batches += 1
             TALLY.payloads += payloads
@@ -193,7 +240,7 @@ class Intake:
                 request,
                 Problem(Kind.KAFKA_AWAY, f"Kafka took no more for {self._patience:g} s. Nothing was published."),
             )
-            self.budget.give_back(request.reserved, request.count)
+            self.release(request.reserved, request.count)
         for batch in self._batcher.flights:
             for request in batch.requests:
                 if request.deadline <= now and not request.outcome.done():

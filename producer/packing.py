@@ -24,7 +24,8 @@ _BODY: Final = struct.Struct(">hiqqqhii")
 _FORMAT: Final = 2
 _NO_LEADER_EPOCH: Final = -1
 _COUNTED_IN_HEAD: Final = 9  # leader epoch, format and CRC count as part of the batch's length
-_KEPT: Final = 8192  # numbers whose encoding is kept: the lengths of most records, the offsets of most batches
+_KEPT_SIZES: Final = 8_192  # values longer than that are not counted by the thousand
+_KEPT_OFFSETS: Final = 32_768  # as many of the smallest records as a batch may have
 
 
 class Codec(NamedTuple):
@@ -129,21 +130,22 @@ def varint(number: int) -> bytes:
 
 
 class _Table(dict[int, bytes]):
-    """A number's encoding, looked up where it has been asked for before."""
+    """Numbers' encodings; those below `kept` are encoded once."""
 
-    def __init__(self, encode: Callable[[int], bytes]) -> None:
+    def __init__(self, encode: Callable[[int], bytes], kept: int) -> None:
         super().__init__()
         self._encode = encode
+        self._kept = kept
 
     def __missing__(self, number: int) -> bytes:
         encoded = self._encode(number)
-        if number < _KEPT:
+        if number < self._kept:
             self[number] = encoded
         return encoded
 
 
-_OFFSETS: Final = _Table(varint)
-_VALUES: Final = _Table(lambda size: varint(-1) + varint(size))
+_OFFSETS: Final = _Table(varint, _KEPT_OFFSETS)
+_VALUES: Final = _Table(lambda size: varint(-1) + varint(size), _KEPT_SIZES)
 _SAME_LENGTH: Final = (0, 64, 8_192, 1_048_576, 134_217_728, 2**31)
 """Below which number a varint has so many bytes."""
 
@@ -151,7 +153,7 @@ _SAME_LENGTH: Final = (0, 64, 8_192, 1_048_576, 134_217_728, 2**31)
 @lru_cache(1024)
 def _starts(width: int, rest: int) -> _Table:
     """What stands before the offset in a record of a value's size, by the bytes of its offset and of its headers."""
-    return _Table(lambda size: varint(2 + width + len(_VALUES[size]) + size + rest) + b"\0\0")
+    return _Table(lambda size: varint(2 + width + len(_VALUES[size]) + size + rest) + b"\0\0", _KEPT_SIZES)
 
 
 def _encode_headers(headers: Headers) -> bytes:

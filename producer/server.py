@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import gc
 import logging
 import resource
@@ -31,6 +32,8 @@ logger = logging.getLogger(__name__)
 LAST_WORDS_SECONDS: Final = 0.5  # of DRAIN_SECONDS, so that the last answers still get out
 FAREWELL_SECONDS: Final = 2.0  # of DRAIN_SECONDS: answers still say that their connection ends
 CONNECTING_SECONDS: Final = 3.0
+M_MMAP_THRESHOLD: Final = -3  # malloc.h
+LONG_BUFFER_BYTES: Final = 256 * 1024
 SPARE_DESCRIPTORS: Final = 64  # for Kafka, logs, the management port
 
 
@@ -115,6 +118,7 @@ async def serve(settings: ProducerSettings, listener: socket.socket, *, listen_w
                 PATH,
             )
             _quiet_garbage_collection()
+            _keep_no_long_buffers()
             await server.serve(sockets=[listener])
             for part in parts:
                 part.cancel()
@@ -188,3 +192,12 @@ def _quiet_garbage_collection() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
+
+
+def _keep_no_long_buffers() -> None:
+    """Long bodies and batches go back to the system when they are freed, where the C library is GNU's.
+
+    By itself it would keep such buffers for the next ones once the first is freed, and hold half as much again.
+    """
+    with contextlib.suppress(OSError, TypeError, AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LONG_BUFFER_BYTES)

@@ -27,7 +27,7 @@ class ProducerSettings(KafkaSettings):
     max_length: int = Field(MEBIBYTE, ge=1, description="bytes of a request's body")
     max_queue: int = Field(100_000, ge=1, description="payloads that may wait for Kafka; more are answered 503")
     memory_budget_bytes: int = Field(
-        64 * MEBIBYTE,
+        32 * MEBIBYTE,
         ge=1,
         description="bytes that bodies being read and payloads waiting for Kafka may take; over it: 503",
     )

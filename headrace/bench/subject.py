@@ -104,13 +104,26 @@ def free_port() -> int:
     return free_ports(1)[0]
 
 
+def free_ports_in_a_row(count: int) -> range:
+    """Ports nobody listens on, one after the other."""
+    from headrace.local.ports import is_free
+
+    while True:
+        first = free_port()
+        if all(is_free(port) for port in range(first, first + count)):
+            return range(first, first + count)
+
+
 @contextlib.asynccontextmanager
 async def headrace_producer(place: Place, topic: str, *, workers: int = 1) -> AsyncIterator[Endpoint]:
     """`python -m producer`, with the environment's settings."""
+    own = free_ports_in_a_row(workers)  # a worker each: on the shared port nobody knows who answers
     port = free_port()
-    command = [sys.executable, "-m", "producer", *(["--workers", str(workers)] if workers > 1 else [])]
-    settings = {"KAFKA_TOPIC": topic, "HTTP_HOST": LOOPBACK, "HTTP_PORT": str(port), "MANAGEMENT_PORT": "0"}
-    async with running(place, "producer", command, settings) as process:
+    settings = {"KAFKA_TOPIC": topic, "HTTP_HOST": LOOPBACK, "HTTP_PORT": str(port)}
+    settings |= {"MANAGEMENT_HOST": LOOPBACK, "MANAGEMENT_PORT": str(own[0]), "WORKERS": str(workers)}
+    async with running(place, "producer", [sys.executable, "-m", "producer"], settings) as process:
+        for management in own:
+            await wait_until_ready(process, f"http://{LOOPBACK}:{management}/readyz")
         await wait_until_ready(process, f"http://{LOOPBACK}:{port}/readyz")
         yield Endpoint(OURS, f"http://{LOOPBACK}:{port}/payloads", process.pid)
 

@@ -121,7 +121,7 @@ async def test_a_body_in_many_small_pieces_takes_little_more_than_its_bytes(fron
 
     tracemalloc.start()
     try:
-        assert await front.ingest._read(receive) == body
+        assert await front.ingest._read(receive, 0) == body
     finally:
         tracemalloc.stop()
     assert highest < 2 * len(body)

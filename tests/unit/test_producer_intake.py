@@ -180,3 +180,74 @@ async def test_a_caller_that_is_cancelled_takes_nobody_with_it() -> None:
     intake.landed(outlet.sent[0], 1.0, None)
     await stays
     assert (intake.budget.bytes, intake.budget.payloads) == (0, 0)
+
+
+# Long bodies, before they come
+
+
+async def test_long_bodies_are_let_in_up_to_half_of_the_budget_and_short_ones_go_on() -> None:
+    intake = Intake(settings(max_length=40, memory_budget_bytes=100))
+    intake.open(FakeOutlet())
+    await intake.promise(40)
+    waiting = asyncio.create_task(intake.promise(40))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    intake.reserve(60)
+    with pytest.raises(Problem):
+        intake.reserve(1)
+    intake.release(60)
+    intake.keep_promise(40)
+    await waiting
+    assert (intake.budget.bytes, intake.budget.promised) == (80, 40)
+
+
+async def test_who_waits_for_room_comes_in_the_order_of_asking() -> None:
+    intake = Intake(settings(max_length=60, memory_budget_bytes=100))
+    intake.open(FakeOutlet())
+    await intake.promise(50)
+    large, small = asyncio.create_task(intake.promise(60)), asyncio.create_task(intake.promise(10))
+    await asyncio.sleep(0)
+    assert not small.done(), "it does not overtake"
+    intake.keep_promise(50)
+    intake.release(50)
+    await large
+    intake.keep_promise(60)
+    await small
+
+
+async def test_one_long_body_is_let_in_whatever_its_share() -> None:
+    intake = Intake(settings(max_length=100, memory_budget_bytes=100))
+    intake.open(FakeOutlet())
+    await intake.promise(100)
+    assert intake.budget.promised == 100
+
+
+async def test_who_waits_for_room_in_vain_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("producer.intake.ROOM_SECONDS", 0.01)
+    intake = Intake(settings(max_length=100, memory_budget_bytes=100))
+    intake.open(FakeOutlet())
+    await intake.promise(100)
+    with pytest.raises(Problem) as caught:
+        await intake.promise(1)
+    assert caught.value.kind is Kind.QUEUE_FULL
+    intake.keep_promise(100)
+    intake.release(100)
+    assert (intake.budget.bytes, intake.budget.promised) == (0, 0)
+
+
+@pytest.mark.parametrize("let_in_first", [False, True])
+async def test_a_cancelled_wait_for_room_takes_nothing_along(*, let_in_first: bool) -> None:
+    intake = Intake(settings(max_length=100, memory_budget_bytes=100))
+    intake.open(FakeOutlet())
+    await intake.promise(100)
+    gone, next_one = asyncio.create_task(intake.promise(100)), asyncio.create_task(intake.promise(100))
+    await asyncio.sleep(0)
+    if not let_in_first:
+        gone.cancel()
+    intake.keep_promise(100)
+    intake.release(100)
+    gone.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await gone
+    await next_one
+    assert (intake.budget.bytes, intake.budget.promised) == (100, 100)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import uvicorn
 from uvicorn.server import ServerState
 
-from producer.protocol import bounded_protocol
+from producer.protocol import READ_BYTES, bounded_protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +24,7 @@ class Wire:
 
     def __init__(self) -> None:
         self.writes: list[bytes] = []
-        self.closed = self.aborted = False
+        self.closed = self.aborted = self.paused = False
 
     def write(self, data: bytes) -> None:
         self.writes.append(bytes(data))
@@ -41,9 +41,14 @@ class Wire:
     def get_extra_info(self, name: str) -> Any:
         return ("127.0.0.1", 1) if name in {"peername", "sockname"} else None
 
-    def pause_reading(self) -> None: ...
+    def set_protocol(self, protocol: asyncio.BufferedProtocol) -> None:
+        self.reader = protocol
 
-    def resume_reading(self) -> None: ...
+    def pause_reading(self) -> None:
+        self.paused = True
+
+    def resume_reading(self) -> None:
+        self.paused = False
 
 
 class Line:
@@ -61,6 +66,16 @@ class Line:
         await asyncio.gather(*self.protocol.tasks)
         return self.wire.writes[before:]
 
+    def read(self, content: bytes) -> bytes:
+        """What the loop does: reads on until it is paused. Returns what stays with the kernel."""
+        while content and not self.wire.paused:
+            buffer = cast("memoryview", self.wire.reader.get_buffer(-1))
+            count = min(len(content), len(buffer))
+            buffer[:count] = content[:count]
+            self.wire.reader.buffer_updated(count)
+            content = content[count:]
+        return content
+
     def hang_up(self) -> None:
         self.protocol.connection_lost(None)
 
@@ -69,6 +84,16 @@ def answering(*messages: dict[str, Any]) -> Any:
     async def app(_: Any, receive: Any, send: Any) -> None:
         while (await receive()).get("more_body"):
             pass
+        for message in messages:
+            await send(message)
+
+    return app
+
+
+def answering_at_once(*messages: dict[str, Any]) -> Any:
+    """It looks at no body."""
+
+    async def app(_: Any, __: Any, send: Any) -> None:
         for message in messages:
             await send(message)
 
@@ -137,3 +162,60 @@ async def test_one_connection_too_many_is_cut() -> None:
     assert [line.wire.aborted for line in lines] == [False, False, True]
     for line in lines:
         line.hang_up()
+
+
+async def test_no_more_of_a_body_is_read_than_the_app_asks_for() -> None:
+    go_on = asyncio.Event()
+
+    async def app(_: Any, receive: Any, send: Any) -> None:
+        await go_on.wait()
+        size, more = 0, True
+        while more:
+            message = await receive()
+            size, more = size + len(message["body"]), message["more_body"]
+        content = b"%d" % size
+        await send({**HEAD, "headers": [(b"content-length", b"%d" % len(content))]})
+        await send(body(content))
+
+    line = Line(app)
+    left = line.read(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n" + b"x" * 1_000_000)
+    assert len(left) > 1_000_000 - READ_BYTES
+    await asyncio.sleep(0)
+    assert line.wire.paused, "nobody has asked"
+    go_on.set()
+    while left:
+        await asyncio.sleep(0)
+        left = line.read(left)
+    await asyncio.gather(*line.protocol.tasks)
+    assert line.wire.writes[-1].endswith(b"\r\n\r\n1000000")
+    line.hang_up()
+
+
+async def test_the_rest_of_a_refused_body_is_read_and_forgotten_and_the_next_request_is_answered() -> None:
+    line = Line(answering_at_once(HEAD, body(b"no")))
+    left = line.read(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n" + b"x" * 1_000_000)
+    await asyncio.gather(*line.protocol.tasks)
+    assert line.wire.writes[-1].endswith(b"no")
+    assert line.read(left) == b""
+    line.read(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx")
+    await asyncio.gather(*line.protocol.tasks)
+    assert len(line.wire.writes) == 2
+    line.hang_up()
+
+
+async def test_a_head_longer_than_what_is_read_at_a_time() -> None:
+    line = Line(answering(HEAD, body(b"ok")))
+    assert line.read(b"GET / HTTP/1.1\r\nHost: x\r\nX-Long: " + b"x" * 3 * READ_BYTES + b"\r\n\r\n") == b""
+    await asyncio.gather(*line.protocol.tasks)
+    assert line.wire.writes[-1].endswith(b"ok")
+    line.hang_up()
+
+
+async def test_requests_that_come_all_at_once_are_answered_in_turn() -> None:
+    line = Line(answering(HEAD, body(b"ok")))
+    left = line.read(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 2000)
+    while left or line.protocol.tasks:
+        await asyncio.gather(*line.protocol.tasks)
+        left = line.read(left)
+    assert len(line.wire.writes) == 2000
+    line.hang_up()
