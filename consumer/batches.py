@@ -4,8 +4,8 @@
 what reading cost. The records that its decoder makes, in C, are all that is wanted. Which of them are visible follows
 Kafka's rules (KIP-98): control batches, and with read_committed those of aborted transactions, hold none.
 
-Inner parts used (tests/unit/test_aiokafka_parts.py fails when a new version moves them): the fetcher's buffered
-results, their batches and list of aborted transactions.
+Inner parts used (tests/unit/test_aiokafka_parts.py fails when a new version moves them): the fetcher's client, its
+buffered results, their batches and list of aborted transactions.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from typing import TYPE_CHECKING, Any
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.consumer.fetcher import READ_COMMITTED, FetchError
 from aiokafka.errors import ConsumerStoppedError, CorruptRecordException
+from aiokafka.protocol.fetch import FetchRequest
+
+from consumer.checksum import is_intact
 
 if TYPE_CHECKING:
     from headrace.record import Record
@@ -29,6 +32,10 @@ _offset = attrgetter("offset")
 
 class BatchConsumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka is not typed
     """AIOKafkaConsumer whose `getmany` gives the decoder's own records (offset, timestamp, key, value, headers)."""
+
+    async def start(self) -> None:
+        await super().start()
+        self._checked = self._fetcher._client = CheckedClient(self._client)
 
     async def getmany(
         self, *partitions: TopicPartition, timeout_ms: int = 0, max_records: int | None = None
@@ -77,12 +84,15 @@ class BatchConsumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka is not 
                     break  # the next call tells
                 self._forget(partition)
                 result.check_raise()
+            fetched = result._partition_records
+            fetched._records_iterator = None  # aiokafka's own holds all of it in a cycle, until a collector comes by
             if not result.check_assignment(partition):
                 self._forget(partition)
                 continue
-            records = take(result._partition_records, most)
+            doubtful = partition in self._checked.doubtful
+            records = take(fetched, most, check=doubtful)
             result._update_position()
-            if not has_more(result._partition_records):
+            if not has_more(fetched):
                 self._forget(partition)
             if records:
                 found[partition] = records
@@ -97,15 +107,40 @@ class BatchConsumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka is not 
         self._fetcher._notify(self._fetcher._wait_consume_future)
 
 
-def take(fetched: Any, most: int) -> list[Record]:
+class CheckedClient:
+    """A fetcher's client, which looks at the checksums of what is fetched. All else it leaves to the client behind.
+
+    `doubtful` are partitions of which something was not intact: there, batches are to be checked one by one, so that
+    the one at fault is told, and what stands before it is stored.
+    """
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self.doubtful: set[TopicPartition] = set()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    async def send(self, node: int, request: Any, **options: Any) -> Any:
+        response = await self._client.send(node, request, **options)
+        if isinstance(request, FetchRequest):
+            for topic, partitions in response.topics:
+                for partition, *_, record_set in partitions:
+                    if record_set and not is_intact(record_set):
+                        self.doubtful.add(TopicPartition(topic, partition))
+        return response
+
+
+def take(fetched: Any, most: int, *, check: bool) -> list[Record]:
     """The next visible records of an aiokafka PartitionRecords, `most` of them at most; moves its position.
 
-    Raises CorruptRecordException, and what decoding raises. The position stands before the batch at fault then, or in
-    it before what was not taken, and what these calls took is lost to their caller.
+    `check`: look at checksums, which nobody has done before. Raises CorruptRecordException, and what decoding raises.
+    The position stands before the batch at fault then, or in it before what was not taken, and what these calls took is
+    lost to their caller.
     """
     found: list[Record] = []
     while len(found) < most:
-        batch, records = vars(fetched).get("open_batch") or _next_batch(fetched)
+        batch, records = vars(fetched).get("open_batch") or _next_batch(fetched, check)
         if batch is None:
             break
         wanted = most - len(found)
@@ -128,11 +163,11 @@ def has_more(fetched: Any) -> bool:
     return vars(fetched).get("open_batch") is not None or fetched._records.has_next()
 
 
-def _next_batch(fetched: Any) -> tuple[Any, Any]:
+def _next_batch(fetched: Any, check: bool) -> tuple[Any, Any]:
     """The next visible batch and an iterator over its records; None where there is none."""
     while fetched._records.has_next():
         batch = fetched._records.next_batch()
-        if not batch.validate_crc():
+        if check and not batch.validate_crc():
             raise CorruptRecordException(
                 f"{fetched._tp}: a batch at or after offset {fetched.next_fetch_offset} is damaged"
             )

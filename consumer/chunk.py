@@ -37,11 +37,11 @@ class Bucket:
     first_timestamp: int = -1
     last_timestamp: int = -1
 
-    def add(self, group: Group, lines: bytes) -> None:
+    def add(self, group: Group, parts: list[bytes]) -> None:
         low = group.first_timestamp
         self.first_timestamp = low if self.records == 0 else min(self.first_timestamp, low)
         self.last_timestamp = max(self.last_timestamp, group.last_timestamp)
-        self.parts.append(lines)
+        self.parts += parts
         self.records += len(group.records)
 
 
@@ -93,7 +93,7 @@ class OpenChunk:
         records: Sequence[Record],
         *,
         layout: Layout,
-        encode: Callable[[Sequence[Record]], bytes],
+        encode: Callable[[Sequence[Record]], list[bytes]],
         limits: Limits,
         now: float,
     ) -> int:
@@ -107,12 +107,12 @@ class OpenChunk:
             return 0
         taken = records if count == len(records) else records[:count]
         for group in layout.by_bucket(taken):
-            lines = encode(group.records)
+            parts = encode(group.records)
             bucket = self._buckets.get(group.path)
             if bucket is None:
                 bucket = self._buckets[group.path] = Bucket(group.path)
-            bucket.add(group, lines)
-            self.size += len(lines)
+            bucket.add(group, parts)
+            self.size += sum(map(len, parts))
         self.records += count
         self.position = taken[-1].offset + 1
         if self.since is None:

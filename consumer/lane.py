@@ -42,7 +42,7 @@ class Lane:
         takeover: Takeover,
         *,
         layout: Layout,
-        encode: Callable[[Sequence[Record]], bytes],
+        encode: Callable[[Sequence[Record]], list[bytes]],
         limits: Limits,
         most_claims: int,
         stop: int | None = None,

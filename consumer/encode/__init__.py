@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from consumer.encode.compression import DEFAULT_LEVELS, LEVELS, Compression
 from consumer.encode.compression import compress as compress_parts
-from consumer.encode.jsonl import encode_lines
+from consumer.encode.jsonl import line_blocks
 from headrace.objects import INDEX
 
 if TYPE_CHECKING:
@@ -19,11 +19,11 @@ __all__ = ["Compression", "Format", "FormatName", "open_format"]
 
 FormatName = Literal["jsonl", "object"]
 
-_ENCODERS: Final[dict[FormatName, tuple[Callable[[Sequence[Record]], bytes], str]]] = {
+_ENCODERS: Final[dict[FormatName, tuple[Callable[[Sequence[Record]], list[bytes]], str]]] = {
     # format: (encoder, content type of what it writes)
-    "jsonl": (encode_lines, "application/x-ndjson"),
+    "jsonl": (line_blocks, "application/x-ndjson"),
     # Lines are how its records wait for their upload, too: consumer/encode/objects makes objects and an index of them.
-    "object": (encode_lines, "application/x-ndjson"),
+    "object": (line_blocks, "application/x-ndjson"),
 }
 _SUFFIXES: Final[dict[FormatName, str]] = {"jsonl": "jsonl", "object": f"{INDEX}.jsonl"}
 _COMPRESSED: Final[dict[Compression, tuple[str, str]]] = {
@@ -35,7 +35,7 @@ _COMPRESSED: Final[dict[Compression, tuple[str, str]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """How a chunk's records become an object's body: `compress([encode(some), encode(more), …])`.
+    """How a chunk's records become an object's body: `compress([*encode(some), *encode(more), …])`.
 
     Neither knows anything but its arguments, and both may run in any thread, several at a time. Compression is told by
     suffix and content type; Content-Encoding stays unset, so that no HTTP client unpacks an object behind its reader's
@@ -60,8 +60,8 @@ class Format:
     def content_type(self) -> str:
         return _COMPRESSED[self.compression][1] if self.compression in _COMPRESSED else _ENCODERS[self.name][1]
 
-    def encode(self, records: Sequence[Record]) -> bytes:
-        """These records' bytes; those of a whole chunk are its parts', joined."""
+    def encode(self, records: Sequence[Record]) -> list[bytes]:
+        """These records' bytes, in parts; those of a whole chunk are all its parts, joined."""
         encoder, _ = _ENCODERS[self.name]
         return encoder(records)
 

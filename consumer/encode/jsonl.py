@@ -61,7 +61,12 @@ _NOT_BRACKETS: Final = bytes(set(range(256)) - set(_STEPS))
 
 def encode_lines(records: Sequence[Record]) -> bytes:
     """The records' lines, each ended by LF. Pure; never refuses a record."""
-    return b"".join([_block(records[at : at + _BLOCK]) for at in range(0, len(records), _BLOCK)])
+    return b"".join(line_blocks(records))
+
+
+def line_blocks(records: Sequence[Record]) -> list[bytes]:
+    """The same lines, some hundred at a time."""
+    return [_block(records[at : at + _BLOCK]) for at in range(0, len(records), _BLOCK)]
 
 
 def _block(records: Sequence[Record]) -> bytes:
@@ -71,9 +76,11 @@ def _block(records: Sequence[Record]) -> bytes:
     """
     count = len(records)
     if [record.key for record in records].count(None) == count and not any(map(_headers, records)):
-        row = tuple(chain.from_iterable(map(_plain, records)))
-        if NO_TIMESTAMP not in row[1::3] and are_verbatim(row[2::3]):
-            return (_PLAIN_LINE * count) % row
+        columns = tuple(chain.from_iterable(map(_plain, records)))
+        if NO_TIMESTAMP not in columns[1::3] and _are_json(values := columns[2::3]):
+            lines = (_PLAIN_LINE * count) % columns
+            if _stand_well(values, lines):
+                return lines
     return b"".join([_line(record) for record in records])
 
 
@@ -95,21 +102,28 @@ def _line(record: Record) -> bytes:
     )
 
 
-def are_verbatim(bodies: Sequence[Any]) -> bool:
-    """Whether each of these bodies is bytes that may stand in a line as they are."""
+def _are_json(values: Sequence[Any]) -> bool:
+    """Whether each of these is bytes that are JSON; bad UTF-8 in strings is let pass."""
     try:
-        joined = b"".join(bodies)  # a None ends it by a TypeError
-        deque(map(_scan, bodies), maxlen=0)
-        if not joined.isascii():
-            joined.decode()  # JSON begins and ends with ASCII, so no two bad ends make something good
-    except (TypeError, ValueError, RecursionError):
+        deque(map(_scan, values), maxlen=0)
+    except (TypeError, ValueError, RecursionError):  # a None, which is no text, raises the first
         return False
-    if _LF in joined or _CR in joined:
+    return True
+
+
+def _stand_well(values: Sequence[bytes], lines: bytes) -> bool:
+    """Whether lines, made of these JSON values and of ours that is ASCII, keep what is promised of each value."""
+    if not lines.isascii():
+        try:
+            lines.decode()
+        except UnicodeDecodeError:
+            return False
+    if lines.count(b"\n") != len(values) or _CR in lines:
         return False
-    edges = bytes([body[0] for body in bodies]) + bytes([body[-1] for body in bodies])
+    edges = bytes([value[0] for value in values]) + bytes([value[-1] for value in values])
     if len(edges.translate(None, _WHITE)) != len(edges):
         return False
-    return not [body for body in bodies if len(body) >= _SHALLOW and _too_deep(body)]
+    return not [value for value in values if len(value) >= _SHALLOW and _too_deep(value)]
 
 
 def is_verbatim(body: bytes) -> bool:

@@ -49,7 +49,7 @@ def archive(topic: str, *chunks: tuple[int, int, int, str], gap: Range | None = 
                         suffix=FORM.suffix,
                     )
                     metadata = {CHUNK_OBJECTS: str(told)} if told else {}
-                    body = FORM.compress([FORM.encode(records)])
+                    body = FORM.compress(FORM.encode(records))
                     await store.put(name, body, metadata=metadata, content_type=FORM.content_type)
             if gap is not None:
                 name = gap_key(prefix=PREFIX, topic=topic, partition=0, offsets=gap)

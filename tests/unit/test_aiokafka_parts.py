@@ -30,7 +30,7 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.util import get_running_loop
 
-from consumer.batches import BatchConsumer
+from consumer.batches import BatchConsumer, CheckedClient
 from consumer.source import FETCH_MAX_BYTES, MOST_PREFETCHED, PARTITION_MAX_BYTES, bound_prefetching
 
 if TYPE_CHECKING:
@@ -209,6 +209,8 @@ class Log:
         self.consumer = BatchConsumer.__new__(BatchConsumer)
         self.consumer._subscription = self.subscription
         self.consumer._fetcher = self.fetcher
+        self.consumer._checked = CheckedClient(None)
+        self.consumer._checked.doubtful = {A, B}
 
     def position(self, partition: TopicPartition) -> int:
         state = self.assignment.state_value(partition)

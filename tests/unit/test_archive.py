@@ -61,7 +61,7 @@ class Memory:
             prefix="", topic="t", partition=0, offsets=Range(start, end), bucket=bucket, suffix=FORM.suffix
         )
         records = [StoredRecord(offset, 0, None, b"{}") for offset in offsets]
-        self.objects[key] = FORM.compress([FORM.encode(records)]), {CHUNK_OBJECTS: str(told)}
+        self.objects[key] = FORM.compress(FORM.encode(records)), {CHUNK_OBJECTS: str(told)}
         return key
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.consumer.fetcher import READ_COMMITTED, READ_UNCOMMITTED, PartitionRecords
 from aiokafka.errors import CorruptRecordException
+from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.legacy_records import LegacyRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
@@ -17,7 +19,8 @@ from aiokafka.record.util import calc_crc32c
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from consumer.batches import has_more, take
+from consumer.batches import CheckedClient, has_more, take
+from consumer.checksum import is_intact
 
 A = TopicPartition("t", 0)
 CRC, ATTRIBUTES, LAST_DELTA = 17, 21, 23
@@ -125,7 +128,7 @@ def test_the_same_as_one_by_one(
     for step in steps * 200:
         if not has_more(ours):
             break
-        taken = [facts(record) for record in take(ours, step)]
+        taken = [facts(record) for record in take(ours, step, check=True)]
         assert len(taken) <= step
         assert ours.next_fetch_offset >= max([position, *(offset + 1 for offset, *_ in taken)])
         position = ours.next_fetch_offset
@@ -138,7 +141,7 @@ def test_the_same_as_one_by_one(
 
 def test_one_huge_batch_is_taken_in_pieces() -> None:
     ours = fetched(log([Written(1000, codec=4)]), 100, [], READ_COMMITTED)
-    assert [len(take(ours, 300)) for _ in range(4)] == [300, 300, 300, 100]
+    assert [len(take(ours, 300, check=False)) for _ in range(4)] == [300, 300, 300, 100]
     assert not has_more(ours)
 
 
@@ -147,8 +150,8 @@ def test_a_damaged_batch_is_told_and_what_stands_before_it_is_not_skipped() -> N
     raw[-1] ^= 1
     ours = fetched(bytes(raw), 100, [], READ_COMMITTED)
     with pytest.raises(CorruptRecordException, match="offset 102"):
-        take(ours, 10)
-    assert len(take(fetched(bytes(raw), 100, [], READ_COMMITTED), 2)) == 2
+        take(ours, 10, check=True)
+    assert len(take(fetched(bytes(raw), 100, [], READ_COMMITTED), 2, check=True)) == 2
 
 
 @pytest.mark.parametrize("magic", [0, 1])
@@ -158,4 +161,51 @@ def test_batches_of_old_kafkas(magic: int) -> None:
         builder.append(offset, timestamp=1, key=None, value=b"v%d" % offset)
     raw = bytes(builder.build())
     wanted = [facts(record)[:1] for record in fetched(raw, 1, [], READ_COMMITTED)]
-    assert [facts(record)[:1] for record in take(fetched(raw, 1, [], READ_COMMITTED), 9)] == wanted == [(1,), (2,)]
+    assert (
+        [facts(record)[:1] for record in take(fetched(raw, 1, [], READ_COMMITTED), 9, check=True)]
+        == wanted
+        == [(1,), (2,)]
+    )
+
+
+def test_checksums_of_all_batches_are_looked_at() -> None:
+    raw = log([Written(3), Written(2, codec=3), Written(1, producer=7, control=0), Written(4, codec=4)])
+    assert is_intact(raw)
+    assert is_intact(b"")
+    assert all(is_intact(raw[:end]) for end in range(0, len(raw), 7)), "what is cut off is not there yet"
+    starts = [at for at in range(len(raw)) if is_intact(raw[at:]) and raw[at : at + 6] == b"\0" * 6]
+    for at in range(CRC, len(raw)):
+        if any(start <= at < start + CRC for start in starts):
+            continue  # offset, length and leader epoch, which no checksum covers
+        damaged = bytearray(raw)
+        damaged[at] ^= 1
+        assert not is_intact(bytes(damaged)), at
+
+
+@pytest.mark.parametrize("magic", [0, 1])
+def test_older_batches_are_left_to_another_check(magic: int) -> None:
+    builder = LegacyRecordBatchBuilder(magic=magic, compression_type=0, batch_size=1 << 20)
+    builder.append(0, timestamp=1, key=None, value=b"v")
+    assert not is_intact(bytes(builder.build()))
+
+
+async def test_a_fetch_that_is_not_intact_makes_its_partition_doubtful() -> None:
+    good, bad = log([Written(2)]), bytearray(log([Written(2)]))
+    bad[-1] ^= 1
+    response = SimpleNamespace(topics=[("t", [(0, 0, 9, 9, 0, [], -1, good), (1, 0, 9, 9, 0, [], -1, bytes(bad))])])
+
+    class Client:
+        name = "the real one"
+
+        async def send(self, node: int, request: Any, **options: Any) -> Any:
+            assert (node, options) == (5, {"group": "g"})
+            return response
+
+    client = CheckedClient(Client())
+    assert client.name == "the real one"
+    request = FetchRequest(1, 1, 1, 1, [], "")
+    assert await client.send(5, request, group="g") is response
+    assert client.doubtful == {TopicPartition("t", 1)}
+    client.doubtful.clear()
+    assert await client.send(5, SimpleNamespace(), group="g") is response
+    assert not client.doubtful

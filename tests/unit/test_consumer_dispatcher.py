@@ -33,8 +33,8 @@ HOUR_MS = 3_600_000
 RECORD_BYTES = 10
 
 
-def encode(records: Sequence[Record]) -> bytes:
-    return b"".join(b"%9d\n" % record.offset for record in records)
+def encode(records: Sequence[Record]) -> list[bytes]:
+    return [b"%9d\n" % record.offset for record in records]
 
 
 def tp(number: int = 0) -> TopicPartition:

@@ -30,8 +30,8 @@ HOUR_MS = 3_600_000
 NOW_MS = 1_795_219_200_000
 
 
-def encode(records: Sequence[Record]) -> bytes:
-    return b"".join(b"%d " % record.offset for record in records)
+def encode(records: Sequence[Record]) -> list[bytes]:
+    return [b"%d " % record.offset for record in records]
 
 
 def record(offset: int, hours: int = 0) -> StoredRecord:
@@ -83,7 +83,7 @@ def test_a_chunk_closes_at_its_records() -> None:
     lane.take(some(0, 1, 2, 3, 4, 5, 6, 7, 8), 9, 0.0)
     assert ranges(lane) == [(0, 4), (4, 8)]
     assert lane.position == 9
-    assert lane.open_bytes == len(encode(some(8)))
+    assert lane.open_bytes == len(b"".join(encode(some(8))))
 
 
 def test_a_chunk_closes_at_its_bytes() -> None:
@@ -160,8 +160,8 @@ def test_buckets_of_a_chunk_share_its_range() -> None:
 
 def test_a_bucket_knows_its_first_and_last_timestamp() -> None:
     bucket = Bucket("a")
-    bucket.add(Group("a", [StoredRecord(0, 50, None, b""), StoredRecord(1, 20, None, b"")], 20, 50), b"1")
-    bucket.add(Group("a", [StoredRecord(2, -1, None, b"")], -1, -1), b"2")
+    bucket.add(Group("a", [StoredRecord(0, 50, None, b""), StoredRecord(1, 20, None, b"")], 20, 50), [b"1"])
+    bucket.add(Group("a", [StoredRecord(2, -1, None, b"")], -1, -1), [b"2"])
     assert (bucket.first_timestamp, bucket.last_timestamp, bucket.records, bucket.parts) == (-1, 50, 3, [b"1", b"2"])
 
 

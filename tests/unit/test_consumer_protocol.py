@@ -37,8 +37,8 @@ LIMITS = Limits(max_records=4, max_bytes=40, max_seconds=10)
 MOST = 3
 
 
-def encode(records: Sequence[Record]) -> bytes:
-    return b"".join(b"%d " % record.offset for record in records)
+def encode(records: Sequence[Record]) -> list[bytes]:
+    return [b"%d " % record.offset for record in records]
 
 
 @dataclass(frozen=True)

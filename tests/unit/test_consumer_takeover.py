@@ -351,7 +351,7 @@ def test_a_lane_through_a_takeover_fills_exactly_what_is_missing(
         TopicPartition("t", 3),
         found,
         layout=Layout("p", "none", "jsonl"),
-        encode=lambda records: b"x" * len(records),
+        encode=lambda records: [b"x"] * len(records),
         limits=Limits(4, 1000, 10),
         most_claims=5,
     )

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consumer.encode import Compression, open_format
-from consumer.encode.jsonl import are_verbatim, encode_lines, is_verbatim
+from consumer.encode.jsonl import encode_lines, is_verbatim
 from headrace.archive import ArchiveError, decode_lines, inflate, read_object
 from headrace.record import StoredRecord
 
@@ -192,19 +192,20 @@ def test_every_record_comes_back(many: list[StoredRecord]) -> None:
         orjson.loads(line)
 
 
-@given(st.lists(bodies | st.none(), min_size=1, max_size=3), st.lists(st.sampled_from(VERBATIM), max_size=4))
+@given(st.lists(st.none() | bodies, min_size=1, max_size=3), st.lists(st.sampled_from(VERBATIM), max_size=4), st.data())
 @settings(max_examples=400, deadline=None)
-def test_many_are_verbatim_when_each_is(some: list[bytes | None], good: list[bytes]) -> None:
-    assert are_verbatim(good)
-    for at in range(len(good) + 1):
-        many = [*good[:at], *some, *good[at:]]
-        assert are_verbatim(many) == all(body is not None and is_verbatim(body) for body in some)
+def test_lines_together_are_lines_one_by_one(some: list[bytes | None], good: list[bytes], data: st.DataObject) -> None:
+    values = data.draw(st.permutations([*some, *good]))
+    many = [StoredRecord(offset, 5, None, value) for offset, value in enumerate(values)]
+    assert encode_lines(many) == b"".join(encode_lines([one]) for one in many)
+    assert list(decode_lines(encode_lines(many))) == many
 
 
 @pytest.mark.parametrize("halves", [(b'"\xc3', b'\xa9"'), (b"[1", b"2]"), (b'"a', b'b"'), (b"1", b""), (b"", b"1")])
 def test_two_bad_halves_make_nothing_good(halves: tuple[bytes, bytes]) -> None:
-    assert not are_verbatim(halves)
-    assert not are_verbatim([b"1", *halves, b"2"])
+    many = [StoredRecord(offset, 5, None, value) for offset, value in enumerate((b"1", *halves, b"2"))]
+    assert encode_lines(many) == b"".join(encode_lines([one]) for one in many)
+    assert list(decode_lines(encode_lines(many))) == many
 
 
 @pytest.mark.parametrize("odd", [StoredRecord(2, 3, b"k", b"{}"), StoredRecord(2, 3, None, b"{}", (("h", b"1"),))])
@@ -244,7 +245,7 @@ def test_verbatim_is_what_the_promise_says(body: bytes) -> None:
 @settings(deadline=None)
 def test_objects_come_back(many: list[StoredRecord], compression: Compression, pieces: int) -> None:
     form = open_format("jsonl", compression, None)
-    body = form.compress([form.encode(many[index::pieces]) for index in range(pieces)])
+    body = form.compress([part for index in range(pieces) for part in form.encode(many[index::pieces])])
     back = list(read_object(body, form.suffix))
     assert back == [record for index in range(pieces) for record in many[index::pieces]]
 
@@ -312,7 +313,7 @@ def test_duckdb_reads_the_lines(tmp_path: Path) -> None:
     many = [StoredRecord(offset, 5, b"k", body) for offset, body in enumerate(VERBATIM + TEXT + BASE64)]
     form = open_format("jsonl", "zstd")
     file = tmp_path / f"x.{form.suffix}"
-    file.write_bytes(form.compress([form.encode(many)]))
+    file.write_bytes(form.compress(form.encode(many)))
     columns = "{'offset': 'BIGINT', value: 'JSON', value_text: 'VARCHAR', value_base64: 'VARCHAR'}"
     query = (
         f"select \"offset\", value, value_text, from_base64(value_base64) from read_ndjson('{file}', columns={columns})"
