@@ -22,7 +22,10 @@ class ProducerSettings(KafkaSettings):
     )
     kafka_topic: str = Field(description="topic that payloads are published to")
     kafka_compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = Field(
-        "lz4", description="how record batches are packed on their way and in the topic"
+        "lz4",
+        description="how record batches are packed on their way and in the topic, at each one's fast level. Network, "
+        "Kafka and packing together, lz4 costs no more CPU than none and leaves a third of the bytes; zstd leaves a "
+        "sixth, for some more CPU here and twice that of lz4 for readers",
     )
     max_length: int = Field(MEBIBYTE, ge=1, description="bytes of a request's body")
     max_queue: int = Field(100_000, ge=1, description="payloads that may wait for Kafka; more are answered 503")

@@ -117,8 +117,7 @@ def free_ports_in_a_row(count: int) -> range:
 @contextlib.asynccontextmanager
 async def headrace_producer(place: Place, topic: str, *, workers: int = 1) -> AsyncIterator[Endpoint]:
     """`python -m producer`, with the environment's settings."""
-    own = free_ports_in_a_row(workers)  # a worker each: on the shared port nobody knows who answers
-    port = free_port()
+    port, *own = free_ports_in_a_row(1 + workers)  # one for each worker: on the shared port nobody knows who answers
     settings = {"KAFKA_TOPIC": topic, "HTTP_HOST": LOOPBACK, "HTTP_PORT": str(port)}
     settings |= {"MANAGEMENT_HOST": LOOPBACK, "MANAGEMENT_PORT": str(own[0]), "WORKERS": str(workers)}
     async with running(place, "producer", [sys.executable, "-m", "producer"], settings) as process:
