@@ -39,7 +39,13 @@ class ProducerSettings(KafkaSettings):
         ge=1,
         description="open connections beyond which requests are answered 503; a quarter more are taken at all",
     )
-    linger_ms: float = Field(5, ge=0, le=10_000, description="how long the first request of a batch waits for company")
+    linger_ms: float = Field(
+        1,
+        ge=0,
+        le=10_000,
+        description="how long the first request of a batch waits for company while Kafka is free; under load batches "
+        "fill by themselves while it is busy",
+    )
     request_timeout_seconds: float = Field(
         10, gt=0, description="how long a request waits for Kafka's acknowledgement; after it: 503, outcome unknown"
     )
