@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 
 FIRST_PAUSE_SECONDS: Final = 0.1
 LONGEST_PAUSE_SECONDS: Final = 20.0
+TRIM_FROM_BYTES: Final = 1024 * 1024
+"""Chunks of small payloads leave no large holes in memory, and come several a second."""
 HEALTH_PART: Final = "s3"
 """Reported by failed attempts; taken back by the dispatcher, which knows whether any partition still fails."""
 
@@ -171,7 +173,8 @@ class Uploader:
         stem = self._stem("", partition, bucket)
         content = self._form.compress([index_lines(part, stem) for part in bucket.parts])
         lines = compress(bucket.parts, "none", 0)  # lets them go one by one, so that they are held once
-        trim()
+        if len(lines) >= TRIM_FROM_BYTES:
+            trim()
         return lines, content, hashlib.sha256(content).hexdigest()
 
     @staticmethod

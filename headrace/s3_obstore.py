@@ -1,4 +1,4 @@
-"""S3_CLIENT=obstore: the port with PUTs sent by obstore (Rust's object_store), at a fifth of the CPU time.
+"""S3_CLIENT=obstore: the port with PUTs sent by obstore (Rust's object_store), at a quarter of the CPU time.
 
 Only PUT is worth it: an object a payload makes millions of them, and a few of all else. HEAD, GET, LIST and DELETE stay
 aiobotocore's, so that both clients read alike; endpoint, addressing and credentials are what aiobotocore has found, so

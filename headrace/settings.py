@@ -132,7 +132,7 @@ class S3Settings(Base):
     s3_path_style: bool | None = Field(None, description="bucket in the path; default: yes with an own endpoint")
     s3_acl: S3Acl | None = Field(None, description="canned ACL of what is stored (private, …); default: none is sent")
     s3_client: Literal["aiobotocore", "obstore"] = Field(
-        "aiobotocore", description="who sends PUTs; obstore (an extra) needs a fifth of the CPU time a small object"
+        "aiobotocore", description="who sends PUTs; obstore (an extra) needs a quarter of the CPU time a small object"
     )
 
     @field_validator("s3_prefix")
