@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 READ_BYTES: Final = 8_192
 """At a time from a connection: most requests are shorter. uvloop would read 256,000, from a thousand connections before
@@ -19,7 +22,7 @@ class Reader(asyncio.BufferedProtocol):
     So what is refused, or waits to be looked at, takes READ_BYTES; the rest of it stays with the kernel and the client.
     """
 
-    def __init__(self, http: HttpToolsProtocol) -> None:
+    def __init__(self, http: Connection) -> None:
         self._http = http
         self.connection_lost = http.connection_lost  # type: ignore[method-assign]
         self.eof_received = http.eof_received  # type: ignore[method-assign]
@@ -32,6 +35,7 @@ class Reader(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         http = self._http
+        http.idle_since = None
         http.data_received(cast("bytes", _BUFFER[:nbytes]))  # the parser copies what it keeps
         if nbytes == READ_BYTES and (cycle := cast("Any", http.cycle)) is not None and not cycle.response_complete:
             http.flow.pause_reading()  # until the app receives, or has answered
@@ -72,19 +76,38 @@ class Joined:
         self._transport.close()
 
 
-def bounded_protocol(most: int) -> type[HttpToolsProtocol]:
-    """Takes `most` connections at a time: one more is cut before it takes any memory."""
+class Connection(HttpToolsProtocol):
+    """One connection. `close_idle` ends those that wait for a next request: a timer for each answer costs more."""
 
-    class Bounded(HttpToolsProtocol):
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            self.joined = Joined(transport)
-            transport.set_protocol(Reader(self))
-            super().connection_made(cast("asyncio.Transport", self.joined))
-            if len(self.connections) > most:
-                transport.abort()
+    most: int
+    """Connections at a time: one more is cut before it takes any memory."""
+    idle_since: float | None = None
+    """The loop's time of the last answer, until something comes."""
 
-        def on_response_complete(self) -> None:
-            self.joined.flush()  # to a HEAD there is no body
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self.joined = Joined(transport)
+        transport.set_protocol(Reader(self))
+        super().connection_made(cast("asyncio.Transport", self.joined))
+        if len(self.connections) > self.most:
+            transport.abort()
+
+    def on_response_complete(self) -> None:
+        self.joined.flush()  # to a HEAD there is no body
+        if self.pipeline or self.transport.is_closing():
             super().on_response_complete()
+            return
+        self.server_state.total_requests += 1
+        self.flow.resume_reading()
+        self.idle_since = self.loop.time()
 
-    return Bounded
+
+def bounded_protocol(most: int) -> type[Connection]:
+    """Takes `most` connections at a time."""
+    return type("Bounded", (Connection,), {"most": most})
+
+
+def close_idle(connections: Iterable[Any], now: float) -> None:
+    """Ends those that have waited for a request for as long as uvicorn's timeout_keep_alive says."""
+    for connection in list(connections):
+        if connection.idle_since is not None and now - connection.idle_since >= connection.timeout_keep_alive:
+            connection.timeout_keep_alive_handler()

@@ -18,7 +18,7 @@ from headrace.management import EmbeddedServer, Health, serve_management
 from producer.app import PATH, create_app
 from producer.ingest import Ingest
 from producer.intake import Intake
-from producer.protocol import bounded_protocol
+from producer.protocol import bounded_protocol, close_idle
 from producer.publisher import Publisher
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 LAST_WORDS_SECONDS: Final = 0.5  # of DRAIN_SECONDS, so that the last answers still get out
 FAREWELL_SECONDS: Final = 2.0  # of DRAIN_SECONDS: answers still say that their connection ends
 CONNECTING_SECONDS: Final = 3.0
+IDLE_TICK_SECONDS: Final = 1.0
 M_MMAP_THRESHOLD: Final = -3  # malloc.h
 LONG_BUFFER_BYTES: Final = 256 * 1024
 SPARE_DESCRIPTORS: Final = 64  # for Kafka, logs, the management port
@@ -106,6 +107,7 @@ async def serve(settings: ProducerSettings, listener: socket.socket, *, listen_w
                 group.create_task(publisher.run()),
                 group.create_task(ingest.tick()),
                 group.create_task(serve_management(health, settings.management_host, settings.management_port)),
+                group.create_task(_close_idle(server)),
                 group.create_task(_leave_with_parent(orphaned, leaving, leave)),
             ]
             if listen_when_connected:
@@ -124,6 +126,12 @@ async def serve(settings: ProducerSettings, listener: socket.socket, *, listen_w
                 part.cancel()
             await asyncio.wait(parts)
     logger.info("Left")
+
+
+async def _close_idle(server: EmbeddedServer) -> None:
+    while True:
+        await asyncio.sleep(IDLE_TICK_SECONDS)
+        close_idle(server.server_state.connections, asyncio.get_running_loop().time())
 
 
 async def _leave_with_parent(orphaned: asyncio.Event, leaving: asyncio.Event, leave: Callable[[str], None]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import uvicorn
 from uvicorn.server import ServerState
 
-from producer.protocol import READ_BYTES, bounded_protocol
+from producer.protocol import READ_BYTES, bounded_protocol, close_idle
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -218,4 +218,31 @@ async def test_requests_that_come_all_at_once_are_answered_in_turn() -> None:
         await asyncio.gather(*line.protocol.tasks)
         left = line.read(left)
     assert len(line.wire.writes) == 2000
+    line.hang_up()
+
+
+async def test_a_connection_that_asks_no_more_is_closed_after_a_while_and_no_other() -> None:
+    state, now = ServerState(), asyncio.get_running_loop().time()
+    idle, fresh, asking, busy = (Line(answering(HEAD, body(b"ok")), state=state) for _ in range(4))
+    for line in (idle, asking):
+        line.read(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        await asyncio.gather(*line.protocol.tasks)
+    asking.read(b"GET / HTTP/1.1\r\nHo")
+    busy.read(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nx")
+    lines = (idle, fresh, asking, busy)
+    close_idle(state.connections, now + 4)
+    assert not any(line.wire.closed for line in lines)
+    close_idle(state.connections, now + 1000)
+    assert [line.wire.closed for line in lines] == [True, False, False, False]
+    busy.read(b"x")
+    await asyncio.gather(*busy.protocol.tasks)
+    for line in lines:
+        line.hang_up()
+
+
+async def test_an_answer_starts_no_timer() -> None:
+    line = Line(answering(HEAD, body(b"ok")))
+    await line.ask(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert line.protocol.timeout_keep_alive_task is None
+    assert line.protocol.server_state.total_requests == 1
     line.hang_up()
