@@ -1,23 +1,20 @@
-"""What packs record batches, and what sums them: aiokafka's own, where its levels suit, so that readers agree."""
+"""What packs record batches, aiokafka's own where its levels suit, and what sums them: the processor's instruction."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Final, Literal
 
 from aiokafka import codec as aiokafka_codec
-from aiokafka.record.util import calc_crc32c
+from crc32c import crc32c
 
 from producer.packing import Codec
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+__all__ = ["Compression", "codec_for", "crc32c"]
 
 Compression = Literal["none", "gzip", "snappy", "lz4", "zstd"]
 
 FAST: Final = 1
 """The level at which a batch costs less to pack than Kafka and the network save. aiokafka's are 9, 9 and 3."""
-
-crc32c: Final[Callable[[bytes], int]] = calc_crc32c
 
 
 def codec_for(compression: Compression) -> Codec | None:
