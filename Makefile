@@ -54,8 +54,8 @@ format: setup ## format and mend what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-PURE := consumer/budget.py,consumer/chunk.py,consumer/claims.py,consumer/encode/*,consumer/jobs.py,consumer/lane.py,consumer/layout.py,consumer/takeover.py
-PURE := $(PURE),consumer/slots.py,headrace/collection.py,headrace/coverage.py,headrace/jsontext.py,headrace/objects.py
+PURE := consumer/budget.py,consumer/checksum.py,consumer/chunk.py,consumer/claims.py,consumer/encode/*,consumer/jobs.py,consumer/lane.py
+PURE := $(PURE),consumer/layout.py,consumer/slots.py,consumer/takeover.py,headrace/collection.py,headrace/coverage.py,headrace/jsontext.py,headrace/objects.py
 PURE := $(PURE),producer/batches.py,producer/payloads.py,producer/positions.py
 
 coverage: setup ## the unit tests' coverage, with branches; pure modules must have all of it

@@ -18,7 +18,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.consumer.fetcher import READ_COMMITTED, FetchError
+from aiokafka.consumer.fetcher import READ_COMMITTED, FetchError, FetchResult
 from aiokafka.errors import ConsumerStoppedError, CorruptRecordException
 from aiokafka.protocol.fetch import FetchRequest
 
@@ -84,8 +84,8 @@ class BatchConsumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka is not 
                     break  # the next call tells
                 self._forget(partition)
                 result.check_raise()
+            break_cycle(result)
             fetched = result._partition_records
-            fetched._records_iterator = None  # aiokafka's own holds all of it in a cycle, until a collector comes by
             if not result.check_assignment(partition):
                 self._forget(partition)
                 continue
@@ -105,6 +105,12 @@ class BatchConsumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka is not 
         """Make room for the partition's next fetch, which then begins."""
         del self._fetcher._records[partition]
         self._fetcher._notify(self._fetcher._wait_consume_future)
+
+
+def break_cycle(result: Any) -> None:
+    """Let a buffered fetch go with its last reference: aiokafka's iterator over it holds its owner, and up to a MiB."""
+    if isinstance(result, FetchResult) and result._partition_records is not None:
+        result._partition_records._records_iterator = None
 
 
 class CheckedClient:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-PAUSE_SECONDS: Final = 1.0
+PAUSE_SECONDS: Final = 10.0
 """Between two times: each takes some milliseconds, and pages that are wanted again must be had anew."""
 
 
@@ -25,9 +25,7 @@ def _malloc_trim() -> Any:
 class Trimmer:
     """Gives back free memory, now and then.
 
-    Seen with an S3 that takes seconds to answer (3,000,000 records): without this RSS grew on for as long as it lasted,
-    though the bytes held did not. The collection finds botocore's parsers, three objects an answer, which a quiet
-    collector leaves; why it frees so much more than these was not established (bench/RESULTS.md).
+    The collection is for what cycles hold and a quiet collector leaves: botocore's parsers, three objects an answer.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:

@@ -23,7 +23,7 @@ from aiokafka.errors import (
     UnsupportedCodecError,
 )
 
-from consumer.batches import BatchConsumer
+from consumer.batches import BatchConsumer, break_cycle
 from consumer.offsets import GroupOffsets, Membership, Unanswered
 from headrace.errors import HeadraceError
 from headrace.kafka import KafkaUnavailable
@@ -35,7 +35,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FETCH_MAX_BYTES: Final = 4 * 1024 * 1024  # of all brokers together; a fetch is held three times while it is taken apart
+FETCH_MAX_BYTES: Final = 2 * 1024 * 1024
+"""Of all brokers together. A fetch is copied five times on its way to records: buffers of this size are had again from
+the heap, where larger ones are made of fresh pages each time, and cost more than the rest of reading."""
 PARTITION_MAX_BYTES: Final = 1024 * 1024
 MOST_PREFETCHED: Final = 4  # partitions whose records wait to be taken, when the next fetch may be sent
 MAX_RECORDS: Final = 4_000  # taken at once: few enough to stay in the processor's cache from decoding to their lines
@@ -96,6 +98,8 @@ def bound_prefetching(fetcher: Any, brokers: Callable[[], int]) -> None:
 
     def bounded(assignment: Any) -> Any:
         fetcher._fetch_max_bytes = max(PARTITION_MAX_BYTES, FETCH_MAX_BYTES // max(1, brokers()))
+        for result in fetcher._records.values():
+            break_cycle(result)  # many are dropped before anybody takes them: by a pause, a seek
         fetches, *rest = actions(assignment)
         return ([] if len(fetcher._records) > MOST_PREFETCHED else fetches, *rest)
 

@@ -50,7 +50,8 @@ _STARTS: Final = frozenset(b'{["-0123456789tfn')
 _PLAIN_LINE: Final = b'{"offset":%d,"timestamp":%d,"key":null,"headers":[],"value":%b}\n'
 
 _BLOCK: Final = 256
-"""Lines that are written at once: more of them no longer fit where their bytes are grown without being moved."""
+"""Lines that are written at once: few enough that all of it stays in the processor's cache."""
+_PLAIN_LINES: Final = _PLAIN_LINE * _BLOCK
 _headers: Final = attrgetter("headers")
 _plain: Final = attrgetter("offset", "timestamp", "value")
 
@@ -77,10 +78,8 @@ def _block(records: Sequence[Record]) -> bytes:
     count = len(records)
     if [record.key for record in records].count(None) == count and not any(map(_headers, records)):
         columns = tuple(chain.from_iterable(map(_plain, records)))
-        if NO_TIMESTAMP not in columns[1::3] and _are_json(values := columns[2::3]):
-            lines = (_PLAIN_LINE * count) % columns
-            if _stand_well(values, lines):
-                return lines
+        if NO_TIMESTAMP not in columns[1::3] and _are_verbatim(columns[2::3]):
+            return (_PLAIN_LINES if count == _BLOCK else _PLAIN_LINE * count) % columns
     return b"".join([_line(record) for record in records])
 
 
@@ -102,23 +101,16 @@ def _line(record: Record) -> bytes:
     )
 
 
-def _are_json(values: Sequence[Any]) -> bool:
-    """Whether each of these is bytes that are JSON; bad UTF-8 in strings is let pass."""
+def _are_verbatim(values: Sequence[Any]) -> bool:
+    """Whether each of these is bytes that may stand in a line as they are."""
     try:
         deque(map(_scan, values), maxlen=0)
+        joined = b"".join(values)
+        if not joined.isascii():
+            joined.decode()  # JSON begins and ends with ASCII, so no two bad ends make something good
     except (TypeError, ValueError, RecursionError):  # a None, which is no text, raises the first
         return False
-    return True
-
-
-def _stand_well(values: Sequence[bytes], lines: bytes) -> bool:
-    """Whether lines, made of these JSON values and of ours that is ASCII, keep what is promised of each value."""
-    if not lines.isascii():
-        try:
-            lines.decode()
-        except UnicodeDecodeError:
-            return False
-    if lines.count(b"\n") != len(values) or _CR in lines:
+    if _LF in joined or _CR in joined:
         return False
     edges = bytes([value[0] for value in values]) + bytes([value[-1] for value in values])
     if len(edges.translate(None, _WHITE)) != len(edges):

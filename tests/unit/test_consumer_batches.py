@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import struct
+import weakref
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from aiokafka import TopicPartition
-from aiokafka.consumer.fetcher import READ_COMMITTED, READ_UNCOMMITTED, PartitionRecords
+from aiokafka.consumer.fetcher import READ_COMMITTED, READ_UNCOMMITTED, FetchResult, PartitionRecords
 from aiokafka.errors import CorruptRecordException
 from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
@@ -19,7 +21,7 @@ from aiokafka.record.util import calc_crc32c
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from consumer.batches import CheckedClient, has_more, take
+from consumer.batches import CheckedClient, break_cycle, has_more, take
 from consumer.checksum import is_intact
 
 A = TopicPartition("t", 0)
@@ -209,3 +211,20 @@ async def test_a_fetch_that_is_not_intact_makes_its_partition_doubtful() -> None
     client.doubtful.clear()
     assert await client.send(5, SimpleNamespace(), group="g") is response
     assert not client.doubtful
+
+
+@pytest.mark.parametrize("broken", [True, False])
+def test_a_fetch_that_nobody_takes_is_gone_at_once(broken: bool) -> None:
+    """And only because its cycle is broken: otherwise a consumer whose partitions pause often holds hundreds of MiB."""
+    gc.collect()
+    gc.disable()
+    try:
+        result = FetchResult(A, assignment=None, partition_records=fetched(log([Written(2)]), 100, [], 1), backoff=0)
+        alive = weakref.ref(result._partition_records)
+        if broken:
+            break_cycle(result)
+        del result
+        assert (alive() is None) == broken
+    finally:
+        gc.enable()
+        gc.collect()
