@@ -16,7 +16,7 @@ README = (ROOT / "README.md").read_text()
 def test_readme_names_every_setting_and_no_other() -> None:
     there = {name.upper() for kind in (ProducerSettings, ConsumerSettings) for name in kind.model_fields}
     table = README[README.index("## Settings") : README.index("## In production")]
-    named = set(re.findall(r"\b[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+\b", table)) | {"FORMAT", "COMPRESSION"}
+    named = set(re.findall(r"\b[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+\b", table)) | {"FORMAT", "COMPRESSION", "WORKERS"}
     assert named == there
 
 
