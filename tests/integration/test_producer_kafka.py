@@ -64,7 +64,7 @@ async def test_payloads_arrive_verbatim_and_a_request_stays_together(
         b"9" * 40,
     ]
     async with (
-        serving(service_env, name, KAFKA_COMPRESSION=compression) as (_, url),
+        serving(service_env, name, KAFKA_COMPRESSION=compression, LINGER_MS="20") as (_, url),
         httpx.AsyncClient(base_url=url, trust_env=False) as client,
     ):
 
