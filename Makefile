@@ -56,7 +56,7 @@ format: setup ## format and mend what can be mended
 
 PURE := consumer/budget.py,consumer/checksum.py,consumer/chunk.py,consumer/claims.py,consumer/encode/*,consumer/jobs.py,consumer/lane.py
 PURE := $(PURE),consumer/layout.py,consumer/slots.py,consumer/takeover.py,headrace/collection.py,headrace/coverage.py,headrace/jsontext.py,headrace/objects.py
-PURE := $(PURE),producer/batches.py,producer/payloads.py,producer/positions.py
+PURE := $(PURE),producer/batches.py,producer/packing.py,producer/payloads.py,producer/positions.py
 
 coverage: setup ## the unit tests' coverage, with branches; pure modules must have all of it
 	$(BIN)/coverage run -m pytest -q tests/unit
