@@ -59,6 +59,9 @@ class Dispatcher:
         self._health = health
         self._max_queue = max_queue
         self._clock = clock
+        self.room = asyncio.Event()
+        """Set when a lane that rests may have reason to go on: ask `pressure` again."""
+        self._resting = False
         self._jobs_changed = asyncio.Event()
         self._jobs = Jobs(self._jobs_changed.set)
         self._workers = 0
@@ -161,7 +164,12 @@ class Dispatcher:
             elif not lane.live and partition not in self._parked:
                 self._parked.add(partition)
                 pause.append(partition)
+        self._resting = any(lane.state is LaneState.PAUSED for lane in self.lanes.values())
         return pause, resume
+
+    def _made_room(self) -> None:
+        if self._resting:
+            self.room.set()
 
     def _has_enough(self, lane: Lane, failing: Collection[Lane]) -> bool:
         """Has it chunks on their way, and these fail, or are more than its share? Then others come first."""
@@ -216,6 +224,7 @@ class Dispatcher:
         if code == 0:
             for chunk in lane.claims.acknowledged(plan):
                 self._jobs.put_nowait((lane, chunk))
+            self._made_room()
             return False
         if code == METADATA_TOO_LARGE:
             try:
@@ -281,6 +290,7 @@ class Dispatcher:
                 self.news.set()  # the queue has room for a claim
                 with metrics.UPLOADS.track_inprogress():
                     await self._try(job)
+                self._made_room()
         finally:
             self._workers -= 1
 
@@ -335,6 +345,7 @@ class Dispatcher:
             lane.compressed(raw)
             more -= raw
         self.budget.add(more)  # at once: the one has become the other
+        self._made_room()
 
     def _stored(self, job: Job) -> None:
         lane, chunk = job.lane, job.chunk

@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 LONGEST_FETCH_SECONDS: Final = 0.5
 SWEEP_SECONDS: Final = 0.2
 PAUSE_SECONDS: Final = 0.2
+ROOM_SECONDS: Final = 0.01
+"""Between two looks whether lanes may go on: each looks at all of them."""
 FAILURES_TO_HALT: Final = 3
 
 
@@ -43,15 +45,24 @@ class Reader:
     ) -> None:
         """Until cancelled. `retake` is for a partition whose lane fits the log no more; `looked` follows each fetch."""
         swept = self._clock()
-        async with asyncio.TaskGroup() as retakes:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._go_on())
             while True:
                 for partition in await self._fetch():
-                    retakes.create_task(retake(partition))
+                    tasks.create_task(retake(partition))
                 if self._clock() - swept >= SWEEP_SECONDS:
                     swept = self._clock()
                     self._sweep()
                 self._apply_pressure()
                 looked()
+
+    async def _go_on(self) -> None:
+        """Let lanes that rest go on as soon as there is room: a fetch of the others may take long to come back."""
+        while True:
+            await self._dispatcher.room.wait()
+            self._dispatcher.room.clear()
+            self._apply_pressure()
+            await asyncio.sleep(ROOM_SECONDS)
 
     def begin(self, lane: Lane) -> None:
         """A lane is there: fetch for it from where it stands."""

@@ -350,12 +350,16 @@ async def test_high_water_pauses_and_low_water_resumes() -> None:
         await gates[1].asked.wait()
         assert rig.dispatcher.budget.held == 100, "compressed bodies count until they are stored"
         assert gates[0].gate is not None
+        rig.dispatcher.room.clear()
         gates[0].gate.set()
         await asyncio.sleep(1)
+        assert rig.dispatcher.room.is_set(), "who reads is told to ask again"
         assert rig.dispatcher.pressure() == ([], [tp(0), tp(1)])
+        rig.dispatcher.room.clear()
         assert gates[1].gate is not None
         gates[1].gate.set()
         await rig.settle()
+        assert not rig.dispatcher.room.is_set(), "nobody rests"
     assert rig.dispatcher.budget.held == 0
 
 
