@@ -19,10 +19,13 @@ from headrace.kafka import LATEST, open_cluster
 from headrace.s3 import open_store
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Mapping, Sequence
+
+    from aiokafka import TopicPartition
 
     from headrace.bench.place import Place
     from headrace.bench.workspace import Workspace
+    from headrace.kafka import KafkaCluster
 
 DIFFERENT: Final = 20_011
 """Records of a topic that differ; then they begin again. A prime, so that each partition gets all of them in turn, and
@@ -56,6 +59,31 @@ async def measure_back(plan: BackPlan, place: Place, workspace: Workspace) -> As
             runs = [archiving.measure, archiving.reference] if plan.reference else [archiving.measure]
             for run in runs if number % 2 == 0 else reversed(runs):
                 yield await run()
+
+
+async def until_durable(
+    cluster: KafkaCluster, process: Running, group: str, ends: Mapping[TopicPartition, int]
+) -> list[tuple[float, int]]:
+    """Until the group's offsets are these ends. Returns how many were durable when: (monotonic, records), each look.
+
+    Raises HeadraceError when nothing moves any more.
+    """
+    moved, looks = time.monotonic(), [(time.monotonic(), 0)]
+    while True:
+        committed = await cluster.committed(group, ends)
+        now, done = time.monotonic(), sum(min(max(0, committed[tp][0]), end) for tp, end in ends.items())
+        if done > looks[-1][1]:
+            moved = now
+        looks.append((now, done))
+        if done == sum(ends.values()):
+            return looks
+        if not process.alive():
+            raise HeadraceError("The archiver ended before everything was stored.")
+        if now - moved > STUCK_SECONDS:
+            raise HeadraceError(
+                f"The archiver stored nothing more for {STUCK_SECONDS:.0f} s. Its log:\n{process.last_words()}"
+            )
+        await asyncio.sleep(POLL_SECONDS)
 
 
 def archiver_command(processes: int) -> list[str]:
@@ -141,25 +169,9 @@ class Archiving:
         )
 
     async def _all_durable(self, process: Running, group: str) -> None:
-        """Until the group's offsets are the log's ends. Raises HeadraceError when nothing moves any more."""
         async with open_cluster(self._place.kafka) as cluster:
             partitions = (await cluster.topic(self._topic)).topic_partitions
-            ends = await cluster.log_offsets(partitions, LATEST)
-            moved, last = time.monotonic(), -1
-            while True:
-                committed = await cluster.committed(group, partitions)
-                if all(committed[tp][0] >= end for tp, end in ends.items()):
-                    return
-                done = sum(max(0, offset) for offset, _ in committed.values())
-                if done != last:
-                    moved, last = time.monotonic(), done
-                if not process.alive():
-                    raise HeadraceError("The archiver ended before everything was stored.")
-                if time.monotonic() - moved > STUCK_SECONDS:
-                    raise HeadraceError(
-                        f"The archiver stored nothing more for {STUCK_SECONDS:.0f} s. Its log:\n{process.last_words()}"
-                    )
-                await asyncio.sleep(POLL_SECONDS)
+            await until_durable(cluster, process, group, await cluster.log_offsets(partitions, LATEST))
 
     async def _stored(self, prefix: str) -> int:
         """Bytes of the topic's objects."""

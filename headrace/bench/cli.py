@@ -10,12 +10,14 @@ import shlex
 import signal
 import sys
 import tempfile
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 import orjson
 
+from headrace.bench.curves import CURVES
 from headrace.errors import HeadraceError
 
 if TYPE_CHECKING:
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
     from headrace.bench.run import Wishes
 
 PARTS: Final = ("front", "back", "together")
+SCALING: Final = "scaling"
+"""A part that runs only when it is asked for."""
+CURVE_NAMES: Final = tuple(curve.name for curve in CURVES)
 RESULTS: Final = "bench/RESULTS.md"
 _POSITIVE: Final = click.IntRange(1)
 _DURATION: Final = click.FloatRange(0, min_open=True)
@@ -49,11 +54,13 @@ class Numbers(click.ParamType[tuple[int, ...]]):
 
 
 @click.command()
-@click.option("--only", "parts", multiple=True, type=click.Choice(PARTS), help="Only this part; may be repeated.")
+@click.option(
+    "--only", "parts", multiple=True, type=click.Choice((*PARTS, SCALING)), help="Only this part; may be repeated."
+)
 @click.option("--own-stack", is_flag=True, help="Start Kafka and S3 here for this run (package headrace[local]).")
 @click.option("--yes", is_flag=True, help="Do not ask before topics and objects are made.")
 @click.option("--keep", is_flag=True, help="Leave topics, groups and objects there in the end.")
-@click.option("--rounds", type=_POSITIVE, default=3, show_default=True, help="Runs of each kind, in turn.")
+@click.option("--rounds", type=_POSITIVE, help="Runs of each kind, in turn.  [default: 3; scaling alone: 1]")
 @click.option("--seconds", type=_DURATION, default=8, show_default=True, help="Length of a run of the front half.")
 @click.option("--warmup", type=click.FloatRange(0), default=2, show_default=True, help="Seconds before each of them.")
 @click.option("--connections", type=_POSITIVE, default=64, show_default=True, help="HTTP connections.")
@@ -67,6 +74,9 @@ class Numbers(click.ParamType[tuple[int, ...]]):
 @click.option("--rate", type=_DURATION, help="Requests a second for both together (half of the front half's best).")
 @click.option("--steady-seconds", type=_DURATION, default=15, show_default=True, help="Length of both together.")
 @click.option("--flush-seconds", type=_DURATION, default=2, show_default=True, help="CHUNK_MAX_SECONDS meanwhile.")
+@click.option("--curve", "curves", multiple=True, type=click.Choice(CURVE_NAMES), help="Only this scaling curve.")
+@click.option("--quick", is_flag=True, help="Scaling: fewer points, and less of each.")
+@click.option("--plots", type=click.Path(path_type=Path, file_okay=False), help="Scaling: draw the curves there (PNG).")
 @click.option("--reference/--no-reference", default=True, help="Measure uvicorn and aiokafka alone beside it, too.")
 @click.option(
     "--peer-go",
@@ -94,6 +104,8 @@ def bench(
     headers: tuple[str, ...],
     json_file: Path | None,
     record: Path | None,
+    plots: Path | None,
+    rounds: int | None,
     **amounts: Any,
 ) -> None:
     r"""Measure what requests, payloads and records cost here: CPU time, throughput, latency, memory.
@@ -102,30 +114,44 @@ def bench(
     front     POSTs to `headrace serve` until Kafka has the payloads on all in-sync replicas
     back      a full topic to stored objects, by `headrace consume`
     together  both under a steady load, and the time from POST to readable in S3
+    scaling   only with --only scaling: how costs grow with partitions, sizes, payloads a request, consumers and S3's
+              latency; about 7 minutes
 
     It works with the Kafka and the bucket of the settings, on topics, groups and a prefix of its own whose names begin
     with headrace-bench-; it says which, asks, and removes them in the end. CPU time (utime + stime of a process and its
     children, from the system) compares on a busy machine, wall time and latency do not; ratios compare within one run.
     """
-    if importlib.util.find_spec("psutil") is None:
-        raise HeadraceError("`headrace bench` needs a package more: pip install 'headrace[bench]'.")
+    for package in ("psutil", "matplotlib") if plots is not None else ("psutil",):
+        if importlib.util.find_spec(package) is None:
+            raise HeadraceError(f"This needs a package more ({package} is missing): pip install 'headrace[bench]'.")
     from headrace.bench.place import given_place, own_place
     from headrace.bench.run import Wishes, refuse_nonsense
 
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what it has to say, our own errors say better
-    wishes = Wishes(parts=frozenset(parts or PARTS), headers=dict(map(_header, headers)), **amounts)
+    rounds = rounds or (1 if set(parts) == {SCALING} else 3)
+    wishes = Wishes(parts=frozenset(parts or PARTS), headers=dict(map(_header, headers)), rounds=rounds, **amounts)
     refuse_nonsense(wishes)
+    if plots is not None and SCALING not in wishes.parts:
+        raise HeadraceError("--plots draws the scaling curves: say --only scaling with it.")
+    telling = Telling(json_file, record, plots)
     _say_tool(wishes)
     with own_place() if own_stack else given_place(with_s3=wishes.needs_s3) as place:
         try:
-            asyncio.run(_run(wishes, place, ask=not (yes or own_stack), keep=keep, json_file=json_file, record=record))
+            asyncio.run(_run(wishes, place, ask=not (yes or own_stack), keep=keep, telling=telling))
         except asyncio.CancelledError:
             raise HeadraceError("Stopped by SIGTERM before it was done.") from None
 
 
-async def _run(
-    wishes: Wishes, place: Place, *, ask: bool, keep: bool, json_file: Path | None, record: Path | None
-) -> None:
+@dataclass(frozen=True, slots=True)
+class Telling:
+    """Where results go beside the terminal: a JSON file (- is the terminal), a Markdown file, a folder for plots."""
+
+    json_file: Path | None
+    record: Path | None
+    plots: Path | None
+
+
+async def _run(wishes: Wishes, place: Place, *, ask: bool, keep: bool, telling: Telling) -> None:
     from headrace.bench.figures import Figures
     from headrace.bench.run import run_benchmark, what_it_makes
     from headrace.bench.workspace import Workspace
@@ -148,7 +174,7 @@ async def _run(
         if not (keep or place.own):
             for left in await workspace.clean():
                 say(f"Could not be removed: {left}")
-        _tell(figures, place, json_file, record if whole else None)
+        _tell(figures, place, telling if whole else replace(telling, record=None, plots=None))
 
 
 def say(line: str) -> None:
@@ -159,21 +185,27 @@ def say(line: str) -> None:
 def _say_tool(wishes: Wishes) -> None:
     from headrace.bench.load import Load, tool_for
 
-    if "front" in wishes.parts:
+    if wishes.parts & {"front", SCALING}:
         tool = tool_for(Load("", (), wishes.connections, wishes.seconds))
         hint = "" if tool == "wrk" else " (wrk on PATH would load more with less)"
         say(f"The load comes from {tool}{hint}; its CPU time counts for nobody.")
 
 
-def _tell(figures: Figures, place: Place, json_file: Path | None, record: Path | None) -> None:
+def _tell(figures: Figures, place: Place, telling: Telling) -> None:
     from rich.console import Console
 
     from headrace.bench.machine import describe
     from headrace.bench.report import markdown, noise, sheets
     from headrace.table import show_table, slim_table
 
-    if not (figures.front or figures.back or figures.whole):
+    if not (figures.front or figures.back or figures.whole or figures.scaling):
         return
+    json_file, record = telling.json_file, telling.record
+    if telling.plots is not None:
+        from headrace.bench.plots import draw
+
+        for file in draw(figures.scaling, telling.plots):
+            say(f"Drawn: {file}")
     machine = describe() | {"servers": place.versions}
     command = told_command(sys.argv[1:])
     if json_file is not None:

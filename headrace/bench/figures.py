@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from headrace.bench.curves import Reading
     from headrace.bench.load import Answers
     from headrace.bench.usage import Usage
 
@@ -118,6 +119,7 @@ class Figures:
     front: list[FrontRun] = field(default_factory=list)
     back: list[BackRun] = field(default_factory=list)
     whole: list[WholeRun] = field(default_factory=list)
+    scaling: list[Reading] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
         """Every run as it was measured, with what was worked out from it beside."""
@@ -125,6 +127,7 @@ class Figures:
             "front": [_front_json(run) for run in self.front],
             "back": [_back_json(run) for run in self.back],
             "together": [_whole_json(run) for run in self.whole],
+            "scaling": [reading.as_json() for reading in self.scaling],
             "ratios": [
                 {"half": half, "size": size, "subject": OURS, "to": other, "median": mid, "rounds": rounds}
                 for half, size, other, mid, rounds in self.ratios()

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from headrace.bench.curves import CURVES, amounts, line_of
 from headrace.bench.figures import middle, ordered_set
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from headrace.bench.curves import Curve, Reading
     from headrace.bench.figures import BackRun, Figures, FrontRun, WholeRun
     from headrace.bench.usage import Usage
 
@@ -34,6 +36,8 @@ def sheets(figures: Figures) -> list[Sheet]:
         found.append(_back_sheet(figures.back))
     if figures.whole:
         found += [_whole_sheet(figures.whole), _whole_costs(figures.whole)]
+    drawn = {reading.curve for reading in figures.scaling}
+    found += [_curve_sheet(curve, figures.scaling) for curve in CURVES if curve.name in drawn]
     ratios = figures.ratios()
     if ratios:
         rows = [
@@ -180,6 +184,21 @@ def _whole_costs(runs: Sequence[WholeRun]) -> Sheet:
     return Sheet("What both together cost: CPU-µs a payload of each process", columns, rows, left=0)
 
 
+def _curve_sheet(curve: Curve, readings: Sequence[Reading]) -> Sheet:
+    told = amounts(curve)
+    lines: list[Mapping[int, float]] = [dict(line_of(curve, readings, amount)) for amount in told]
+    rows = []
+    for at in sorted({reading.at for reading in readings if reading.curve == curve.name}):
+        same = [reading for reading in readings if (reading.curve, reading.at) == (curve.name, at)]
+        cells = [number(line.get(at), digits) for line, (_, _, digits) in zip(lines, told, strict=True)]
+        cells.insert(1, span([reading.cpu_us() for reading in same], 2))
+        rows.append([f"{at:,}", *cells, str(sum(reading.troubles for reading in same))])
+    columns = [name for name, _, _ in told]
+    columns.insert(1, "least-most")
+    title = f"Scaling, the {curve.half} half: {curve.name}"
+    return Sheet(title, [curve.axis, *columns, "not taken"], rows, left=0)
+
+
 def _grouped(runs: Iterable[Any], key: Any) -> list[tuple[Any, list[Any]]]:
     held = list(runs)
     return [(name, [run for run in held if key(run) == name]) for name in ordered_set(map(key, held))]
@@ -211,7 +230,8 @@ def bytes_each(run: FrontRun, count: int) -> float | None:
 
 def noise(figures: Figures) -> float:
     """The share of the machine that went to others, on average over all runs, 0 to 1."""
-    runs: list[FrontRun | BackRun | WholeRun] = [*figures.front, *figures.back, *figures.whole]
+    runs: list[FrontRun | BackRun | WholeRun | Reading]
+    runs = [*figures.front, *figures.back, *figures.whole, *figures.scaling]
     return fmean([run.noise for run in runs] or [0.0])
 
 

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Final
 
 from headrace.bench import subject
 from headrace.bench.back import BackPlan, measure_back
+from headrace.bench.curves import BackPoint, points_of
 from headrace.bench.figures import OURS, Figures, middle
 from headrace.bench.front import FrontPlan, measure_front
+from headrace.bench.scaling import chosen_curves, measure_scaling, scaling_line
 from headrace.bench.subject import Endpoint
 from headrace.bench.whole import WholePlan, measure_whole
 from headrace.errors import HeadraceError
@@ -52,10 +54,12 @@ class Wishes:
     url: str | None = None
     pid: int | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    curves: Sequence[str] = ()
+    quick: bool = False
 
     @property
     def needs_s3(self) -> bool:
-        return bool(self.parts & {"back", "together"})
+        return bool(self.parts & {"back", "together", "scaling"})
 
 
 def what_it_makes(wishes: Wishes, place: Place, workspace: Workspace) -> list[str]:
@@ -77,6 +81,18 @@ def what_it_makes(wishes: Wishes, place: Place, workspace: Workspace) -> list[st
         told.append(
             f"Topics: {workspace.run}-…, {wishes.partitions} partitions each, for {', '.join(made)}; consumer groups "
             f"of that name."
+        )
+    if "scaling" in wishes.parts:
+        partitions = [
+            point.partitions
+            for curve in chosen_curves(wishes.curves)
+            for point in points_of(curve, quick=wishes.quick)
+            if isinstance(point, BackPoint)
+        ]
+        count = len(partitions) * wishes.rounds
+        told.append(
+            f"Topics for the scaling curves: {count}, {workspace.run}-at-…, up to {max(partitions, default=0):,} "
+            f"partitions each, filled in a transaction, and as many groups; {workspace.run}-front for what is posted."
         )
     if wishes.needs_s3 and place.s3 is not None:
         told.append(f"Objects: below s3://{place.s3.s3_bucket}/{workspace.prefix}/.")
@@ -119,6 +135,11 @@ async def run_benchmark(
             whole = await measure_whole(_whole_plan(wishes, figures), place, workspace, number)
             figures.whole.append(whole)
             say(whole_line(whole))
+    if "scaling" in wishes.parts:
+        curves, rounds, quick = wishes.curves, wishes.rounds, wishes.quick
+        async for reading in measure_scaling(place, workspace, curves=curves, rounds=rounds, quick=quick, say=say):
+            figures.scaling.append(reading)
+            say(scaling_line(reading))
 
 
 def _endpoints(
@@ -209,3 +230,5 @@ def refuse_nonsense(wishes: Wishes) -> None:
         raise HeadraceError("--url loads a running endpoint, which is the front half alone: say --only front with it.")
     if wishes.url is None and (wishes.pid is not None or wishes.headers):
         raise HeadraceError("--pid and --header are about the endpoint that --url names.")
+    if (wishes.curves or wishes.quick) and "scaling" not in wishes.parts:
+        raise HeadraceError("--curve and --quick are about the scaling curves: say --only scaling with them.")

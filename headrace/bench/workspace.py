@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import secrets
 import time
 from typing import TYPE_CHECKING, Any, Final
@@ -19,7 +20,7 @@ from headrace.s3 import S3Refused, S3Unavailable, open_store
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from headrace.settings import KafkaSettings, S3Settings
 
@@ -28,6 +29,8 @@ BATCH_BYTES: Final = 100_000
 """Record batches of a prefilled topic before packing; what `headrace serve` makes under load is of that size."""
 BATCHES_IN_FLIGHT: Final = 32
 SEGMENT_BYTES: Final = 64 * 1024 * 1024
+HIDDEN_MS: Final = 600_000
+"""How long records may stay hidden; brokers allow 15 minutes unless told otherwise."""
 
 
 class Workspace:
@@ -42,6 +45,12 @@ class Workspace:
         """All objects of this run are below it."""
         self.topics: list[str] = []
         self.groups: list[str] = []
+
+    def of_partitions(self, partitions: int) -> Workspace:
+        """The same run and the same belongings, whose further topics have so many partitions."""
+        other = copy.copy(self)  # the lists are shared: either one cleans up after both
+        other.partitions = partitions
+        return other
 
     async def topic(self, hint: str, *, keep_bytes: int | None = None) -> str:
         """A new topic. With `keep_bytes`, a partition's oldest segments go once it holds more."""
@@ -66,35 +75,61 @@ class Workspace:
 
     async def fill(self, topic: str, payloads: Sequence[bytes], count: int) -> None:
         """`count` records, payloads in turn, spread evenly over the partitions in batches packed with lz4."""
-        producer = AIOKafkaProducer(
+        producer = self._producer(payloads)
+        try:
+            await producer.start()
+            await self._send(producer, topic, payloads, count)
+        except KafkaError as error:
+            raise KafkaUnavailable(f"Topic {topic} could not be filled: {type(error).__name__} {error}") from error
+        finally:
+            await producer.stop()
+
+    @contextlib.asynccontextmanager
+    async def hidden(
+        self, topic: str, payloads: Sequence[bytes], count: int
+    ) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+        """Fill a topic, but in a transaction: readers of what is committed see nothing of it until the yielded call.
+
+        So they can all be up, with their partitions dealt out, before there is anything to do for them.
+        """
+        producer = self._producer(payloads, transactional_id=topic, transaction_timeout_ms=HIDDEN_MS)
+        try:
+            await producer.start()
+            await producer.begin_transaction()
+            await self._send(producer, topic, payloads, count)
+            yield producer.commit_transaction
+        except KafkaError as error:
+            raise KafkaUnavailable(f"Topic {topic} could not be filled: {type(error).__name__} {error}") from error
+        finally:
+            await producer.stop()
+
+    def _producer(self, payloads: Sequence[bytes], **options: Any) -> AIOKafkaProducer:
+        return AIOKafkaProducer(
             **self._kafka.kafka_options(),
             acks="all",
             compression_type="lz4",
             linger_ms=0,
             max_batch_size=2 * BATCH_BYTES + max(map(len, payloads)),
+            **options,
         )
+
+    async def _send(self, producer: AIOKafkaProducer, topic: str, payloads: Sequence[bytes], count: int) -> None:
         a_batch = max(1, BATCH_BYTES // len(payloads[0]))
-        await producer.start()
-        try:
-            sent: list[asyncio.Future[Any]] = []
-            for partition in range(self.partitions):
-                share = count // self.partitions + (partition < count % self.partitions)
-                for first in range(0, share, a_batch):
-                    builder = producer.create_batch()
-                    now = int(time.time() * 1000)
-                    for index in range(first, min(first + a_batch, share)):
-                        value = payloads[(index * self.partitions + partition) % len(payloads)]
-                        builder.append(timestamp=now, key=None, value=value)
-                    builder.close()
-                    sent.append(await producer.send_batch(builder, topic, partition=partition))
-                    if len(sent) >= BATCHES_IN_FLIGHT:
-                        await sent.pop(0)
-            for future in sent:
-                await future
-        except KafkaError as error:
-            raise KafkaUnavailable(f"Topic {topic} could not be filled: {type(error).__name__} {error}") from error
-        finally:
-            await producer.stop()
+        sent: list[asyncio.Future[Any]] = []
+        for partition in range(self.partitions):
+            share = count // self.partitions + (partition < count % self.partitions)
+            for first in range(0, share, a_batch):
+                builder = producer.create_batch()
+                now = int(time.time() * 1000)
+                for index in range(first, min(first + a_batch, share)):
+                    value = payloads[(index * self.partitions + partition) % len(payloads)]
+                    builder.append(timestamp=now, key=None, value=value)
+                builder.close()
+                sent.append(await producer.send_batch(builder, topic, partition=partition))
+                if len(sent) >= BATCHES_IN_FLIGHT:
+                    await sent.pop(0)
+        for future in sent:
+            await future
 
     async def clean(self) -> list[str]:
         """Remove objects, topics and groups. Returns what could not be removed, a sentence each."""
