@@ -108,7 +108,7 @@ def bench(
     rounds: int | None,
     **amounts: Any,
 ) -> None:
-    r"""Measure what requests, payloads and records cost here: CPU time, throughput, latency, memory.
+    """Measure what requests, payloads and records cost here: CPU time, throughput, latency, memory.
 
     \b
     front     POSTs to `headrace serve` until Kafka has the payloads on all in-sync replicas
@@ -120,7 +120,7 @@ def bench(
     It works with the Kafka and the bucket of the settings, on topics, groups and a prefix of its own whose names begin
     with headrace-bench-; it says which, asks, and removes them in the end. CPU time (utime + stime of a process and its
     children, from the system) compares on a busy machine, wall time and latency do not; ratios compare within one run.
-    """
+    """  # noqa: D301 - click knows its mark only as a character
     for package in ("psutil", "matplotlib") if plots is not None else ("psutil",):
         if importlib.util.find_spec(package) is None:
             raise HeadraceError(f"This needs a package more ({package} is missing): pip install 'headrace[bench]'.")
