@@ -23,7 +23,7 @@ CHUNK_RECORDS: Final = 100_000
 """CHUNK_MAX_RECORDS by default."""
 RATE_SHARE: Final = 0.9
 """Records a second are those of this share: the last ones wait for their chunk's age."""
-SIZES: Final = (100, SMALL, KIB, 10 * KIB, 100 * KIB, 900 * KIB)
+SIZES: Final = (100, SMALL, 1_000, 10_000, 100_000, 900_000)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
