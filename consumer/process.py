@@ -13,7 +13,7 @@ import uvloop
 
 from consumer.runner import Archiver
 from headrace.errors import HeadraceError
-from headrace.lifecycle import either, run_processes, stop_on_signals, stop_with_parent
+from headrace.lifecycle import either, stop_on_signals, stop_with_parent, supervise
 from headrace.telemetry import setup_logging
 
 if TYPE_CHECKING:
@@ -115,12 +115,5 @@ def run_several(settings: ConsumerSettings, count: int, overrides: Mapping[str, 
             environment["MANAGEMENT_PORT"] = str(settings.management_port + number)
         environments.append(environment)
 
-    async def supervise() -> int:
-        stop, hurry = asyncio.Event(), asyncio.Event()
-        longest = settings.drain_seconds + ENDING_SECONDS + 5
-        with stop_on_signals(stop, hurry):
-            return await run_processes(
-                [sys.executable, "-m", "consumer"], environments, stop, hurry, ending_seconds=longest
-            )
-
-    return asyncio.run(supervise())
+    longest = settings.drain_seconds + ENDING_SECONDS + 5
+    return supervise([sys.executable, "-m", "consumer"], environments, ending_seconds=longest)
