@@ -51,27 +51,23 @@ class _Header(msgspec.Struct):
     value_base64: str | None = None
 
 
-class _Line(msgspec.Struct):
+class _Head(msgspec.Struct):
     offset: int
     timestamp: int | None
     headers: list[_Header]
     key: msgspec.Raw = _NOTHING
     key_text: str | None = None
     key_base64: str | None = None
+    tombstone: bool = False
+
+
+class _Line(_Head):
     value: msgspec.Raw = _NOTHING
     value_text: str | None = None
     value_base64: str | None = None
-    tombstone: bool = False
 
 
-class _IndexLine(msgspec.Struct):
-    offset: int
-    timestamp: int | None
-    headers: list[_Header]
-    key: msgspec.Raw = _NOTHING
-    key_text: str | None = None
-    key_base64: str | None = None
-    tombstone: bool = False
+class _IndexLine(_Head):
     object: str | None = None
     size: int | None = None
     sha256: str | None = None
