@@ -24,17 +24,18 @@ async def slow_replies(target: str, seconds: float) -> AsyncIterator[str]:
     open_now: set[asyncio.Task[None]] = set()
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        open_now.add(task)
         try:
             with contextlib.suppress(OSError):  # either side may go at any time: both ends are closed then
                 await _relay(reader, writer, (place.hostname or "", place.port or 80), seconds)
         finally:
-            open_now.discard(task)
             writer.close()
 
-    server = await asyncio.start_server(handle, "127.0.0.1", 0, limit=READ_BYTES)
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(handle(reader, writer))  # not the server's own: it complains of cancelled ones
+        open_now.add(task)
+        task.add_done_callback(open_now.discard)
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0, limit=READ_BYTES)
     try:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:

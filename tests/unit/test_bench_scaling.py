@@ -203,7 +203,7 @@ async def test_replies_on_their_way_do_not_wait_for_each_other() -> None:
     assert 0.2 <= took < 10 * 0.2, "one delay, not fifty"
 
 
-async def test_callers_that_hold_on_do_not_hold_up_the_end() -> None:
+async def test_callers_that_hold_on_do_not_hold_up_the_end(caplog: pytest.LogCaptureFixture) -> None:
     async with echo() as server:
         async with asyncio.timeout(10):
             async with slow_replies(server, 60) as late:
@@ -211,6 +211,7 @@ async def test_callers_that_hold_on_do_not_hold_up_the_end() -> None:
                 writer.write(b"x")
                 await writer.drain()
         writer.close()
+    assert not caplog.records
 
 
 async def test_a_server_that_is_gone_closes_its_callers() -> None:
