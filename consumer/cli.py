@@ -60,7 +60,7 @@ def consume(processes: int, topic: str | None, group: str | None, prefix: str | 
 @click.option("--group", help="Consumer group; by default one that belongs to this prefix and topic.")
 @click.option("--json", "as_json", is_flag=True, help="Tell the ranges as JSON.")
 def replay(topic: str | None, since: str, until: str, prefix: str, group: str | None, as_json: bool) -> None:
-    r"""Archive a range of a topic again, from Kafka into another prefix, and end when it is whole.
+    """Archive a range of a topic again, from Kafka into another prefix, and end when it is whole.
 
     \b
     headrace replay --prefix again/2026-11-22 --since 2026-11-22 --until 2026-11-23
@@ -68,7 +68,7 @@ def replay(topic: str | None, since: str, until: str, prefix: str, group: str | 
 
     Times are those of the records, UTC unless they name a zone. The same guarantees hold as for the archive. A replay
     that was interrupted goes on, with the ranges it began with, when it is started again with the same prefix.
-    """
+    """  # noqa: D301 - click knows its mark only as a character
     adopt_local_stack(kafka=True, s3=True)
     settings = load(ConsumerSettings, kafka_topic=topic, s3_prefix=prefix)
     if len(settings.kafka_topic) != 1:

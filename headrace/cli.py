@@ -46,7 +46,7 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__)
 def app() -> None:
-    r"""HTTP producers → Kafka → S3, with nothing lost and nothing twice.
+    """HTTP producers → Kafka → S3, with nothing lost and nothing twice.
 
     \b
     Try it here:      headrace up, then paste the curl line that it shows
@@ -56,7 +56,7 @@ def app() -> None:
 
     Settings come from the environment, then headrace.toml, then defaults; `headrace config` shows them.
     Exit codes: 0 all well, 1 something failed (the message says what), 2 wrong usage or settings.
-    """
+    """  # noqa: D301 - click knows its mark only as a character
 
 
 def main() -> None:
