@@ -151,10 +151,8 @@ class Ingest:
         try:
             if declared > PIECE_BYTES:
                 await self._intake.promise(declared)
-                reading.promised = declared
-            else:
-                self._intake.reserve(declared)
-            reading.reserved = declared
+                reading.promised = reading.reserved = declared
+            # A short one counts as it comes: who only says how long it will be holds nothing.
             body = await self._collect(receive, reading)
         except asyncio.CancelledError:
             if task not in self._stalled:
@@ -181,7 +179,7 @@ class Ingest:
             size = reading.size + len(chunk)
             if size > self._max_length:
                 raise self._too_long(None)
-            if size > reading.reserved:  # its length was not declared
+            if size > reading.reserved:
                 self._intake.reserve(size - reading.reserved)
                 reading.reserved = size
             if reading.size == 0:

@@ -143,8 +143,8 @@ async def test_connections_and_bodies_have_a_bound(service_env: dict[str, str], 
     async with serving(service_env, topic(), **limits) as (_, url), httpx.AsyncClient(trust_env=False) as http:
         manage = f"http://127.0.0.1:{port}"
         async with contextlib.AsyncExitStack() as stack:
-            slow = [await stack.enter_async_context(_connected(url, 100_000, 50_001)) for _ in range(30)]
-            await _until_gauge(manage, "headrace_producer_waiting_bytes", 30 * 50_001)
+            slow = [await stack.enter_async_context(_connected(url, 60_000, 30_001)) for _ in range(30)]
+            await _until_gauge(manage, "headrace_producer_waiting_bytes", 30 * 30_001)
             async with contextlib.AsyncExitStack() as idle:
                 for _ in range(14):
                     await idle.enter_async_context(_connected(url))
@@ -158,7 +158,7 @@ async def test_connections_and_bodies_have_a_bound(service_env: dict[str, str], 
                     await http.post(f"{url}/payloads", content=b'{"data":[1]}')
                 assert (await http.get(f"{manage}/healthz")).status_code == 200
             for _, writer in slow:
-                writer.write(b" " * 49_999)
+                writer.write(b" " * 29_999)
             for reader, _ in slow:
                 assert b" 400 " in await reader.readuntil(b"\r\n"), "blanks are no JSON; the body was whole"
         await _until_gauge(manage, "headrace_producer_waiting_bytes", 0)
