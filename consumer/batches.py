@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.consumer.fetcher import READ_COMMITTED, FetchError, FetchResult
-from aiokafka.errors import ConsumerStoppedError, CorruptRecordException
+from aiokafka.errors import ConsumerStoppedError, CorruptRecordException, KafkaError
 from aiokafka.protocol.fetch import FetchRequest
 
 from consumer.checksum import is_intact
@@ -54,7 +54,7 @@ class BatchConsumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka is not 
                 self._coordinator.check_errors()
                 if fetcher.error_future.done():
                     fetcher.error_future.result()
-                    raise ConsumerStoppedError
+                    raise KafkaError("the fetcher has ended")  # not by an error
                 if subscription.reassignment_in_progress:
                     await subscription.wait_for_assignment()
                 found = self._drain(partitions, max_records)

@@ -10,9 +10,8 @@ from typing import Final
 
 from crc32c import crc32c
 
-_HEAD: Final = struct.Struct(
-    ">8xi4xbI"
-)  # base offset, length of what follows, leader epoch, format, CRC of what follows
+# base offset, length of what follows, leader epoch, format, CRC of what follows
+_HEAD: Final = struct.Struct(">8xi4xbI")
 _LENGTH_FROM: Final = 12
 _CRC_FROM: Final = 21
 _FORMAT: Final = 2

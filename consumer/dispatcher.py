@@ -153,6 +153,7 @@ class Dispatcher:
         self.budget.set_stuck(sum(self._own_bytes(lane) - lane.open_bytes for lane in failing))
         self._cut_largest()
         exempt = self._must_go_on(failing)
+        self._resting = False
         for partition, lane in self.lanes.items():
             busy = (self.budget.short and lane is not exempt) or lane.claims.full or self._has_enough(lane, failing)
             if lane.state is LaneState.FETCHING and busy:
@@ -164,7 +165,7 @@ class Dispatcher:
             elif not lane.live and partition not in self._parked:
                 self._parked.add(partition)
                 pause.append(partition)
-        self._resting = any(lane.state is LaneState.PAUSED for lane in self.lanes.values())
+            self._resting |= lane.state is LaneState.PAUSED
         return pause, resume
 
     def _made_room(self) -> None:

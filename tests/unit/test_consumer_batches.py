@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import gc
 import struct
 import weakref
@@ -12,7 +14,7 @@ from typing import Any
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.consumer.fetcher import READ_COMMITTED, READ_UNCOMMITTED, FetchResult, PartitionRecords
-from aiokafka.errors import CorruptRecordException
+from aiokafka.errors import CorruptRecordException, KafkaError
 from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.legacy_records import LegacyRecordBatchBuilder
@@ -21,7 +23,7 @@ from aiokafka.record.util import calc_crc32c
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from consumer.batches import CheckedClient, break_cycle, has_more, take
+from consumer.batches import BatchConsumer, CheckedClient, break_cycle, has_more, take
 from consumer.checksum import is_intact
 
 A = TopicPartition("t", 0)
@@ -228,3 +230,23 @@ def test_a_fetch_that_nobody_takes_is_gone_at_once(broken: bool) -> None:
     finally:
         gc.enable()
         gc.collect()
+
+
+@pytest.mark.parametrize("error", [KafkaError("it broke"), None])
+async def test_a_fetcher_that_has_ended_is_told_and_not_waited_for(error: Exception | None) -> None:
+    """Whatever ended it: it is Kafka's trouble, and no record's, for which a partition would have to halt."""
+    ended = asyncio.get_running_loop().create_future()
+    if error is None:
+        ended.set_result(None)
+    else:
+        ended.set_exception(error)
+    consumer = BatchConsumer.__new__(BatchConsumer)
+    consumer._closed = False
+    consumer._subscription = SimpleNamespace(fetch_context=contextlib.nullcontext)
+    consumer._fetcher = SimpleNamespace(error_future=ended)
+    consumer._coordinator = SimpleNamespace(check_errors=lambda: None)
+    try:
+        with pytest.raises(KafkaError, match="it broke" if error else "has ended"):
+            await consumer.getmany(timeout_ms=60_000, max_records=1)
+    finally:
+        consumer._closed = True
