@@ -14,14 +14,14 @@ import sys
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from headrace.archive import read_chunk, survey
-from headrace.kafka import KafkaCluster, open_cluster
+from headrace.kafka import KafkaCluster, KafkaUnavailable, open_cluster
 from headrace.record import StoredRecord
 from headrace.s3 import S3Store, open_store
 from headrace.settings import KafkaSettings, S3Settings
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from headrace.coverage import Survey
 
+_T = TypeVar("_T")
 ROOT = Path(__file__).parent.parent
 FAST = {
     # Chunks, claims and time-outs small enough that a test meets many of them.
@@ -190,12 +191,20 @@ class Trial:
     # What holds
 
     async def log_ends(self) -> dict[TopicPartition, int]:
-        async with self.cluster() as cluster:
-            return await cluster.log_offsets(self.tps, -1)
+        return await self._told(lambda cluster: cluster.log_offsets(self.tps, -1))
 
     async def committed(self) -> dict[TopicPartition, tuple[int, str]]:
-        async with self.cluster() as cluster:
-            return await cluster.committed(self.group, self.tps)
+        return await self._told(lambda cluster: cluster.committed(self.group, self.tps))
+
+    async def _told(self, ask: Callable[[KafkaCluster], Awaitable[_T]]) -> _T:
+        """Kafka's answer, also when it has just come back and its partitions have no leader for a moment."""
+        async with asyncio.timeout(60):
+            while True:
+                try:
+                    async with self.cluster() as cluster:
+                        return await ask(cluster)
+                except KafkaUnavailable:
+                    await asyncio.sleep(0.1)
 
     async def survey(self) -> Survey:
         async with self.store() as store:

@@ -44,6 +44,11 @@ class S3(Server):
         self.region = REGION
 
     @property
+    def ports(self) -> frozenset[int]:
+        """All that it listens on, twins too."""
+        return frozenset(port + twin for port in (self.port, *self._inner_ports) for twin in (0, TWIN))
+
+    @property
     def endpoint(self) -> str:
         """The URL, for AWS_ENDPOINT_URL_S3."""
         return f"http://{LOOPBACK}:{self.port}"

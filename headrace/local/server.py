@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Final
 
 from headrace.errors import HeadraceError
+from headrace.local.ports import PortTakenError
 from headrace.local.process import Child, last_lines
 
 if TYPE_CHECKING:
@@ -63,7 +64,10 @@ class Server(ABC):
         self.wait_ready()
 
     def wait_ready(self, timeout: float = READY_SECONDS) -> None:
-        """Until it answers clients. On failure it is ended. Raises HeadraceError with the end of its log."""
+        """Until it answers clients. On failure it is ended.
+
+        Raises HeadraceError with the end of its log; PortTakenError where another program was quicker to a port.
+        """
         end = time.monotonic() + timeout
         while not self.answers():
             self.check()
@@ -117,4 +121,6 @@ class Server(ABC):
     def _failed(self, what: str) -> HeadraceError:
         tail = self.child.last_lines() or last_lines(self.log, 15)
         told = f"{self.name} {what}. {self.trouble()}".rstrip()
-        return HeadraceError(f"{told} The end of its log ({self.log}):\n{tail}")
+        taken = any("address already in use" in text.lower() for text in (tail, self.child.last_lines(200)))
+        kind = PortTakenError if taken else HeadraceError
+        return kind(f"{told} The end of its log ({self.log}):\n{tail}")

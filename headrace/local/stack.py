@@ -14,7 +14,7 @@ import psutil
 from headrace.errors import HeadraceError
 from headrace.local.discover import LOCK_FILE, STACK_FILE, read_stack_file
 from headrace.local.kafka import Kafka
-from headrace.local.ports import TWIN, free_ports, is_free
+from headrace.local.ports import TWIN, PortTakenError, free_ports, is_free
 from headrace.local.process import end_leftover
 from headrace.local.progress import Checked, Progress, Silent
 from headrace.local.s3 import BUCKET, S3
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 KAFKA_PORT: Final = 9092
 S3_PORT: Final = 8333
 _LOCK_SECONDS: Final = 2.0
+_STARTS: Final = 3
 
 
 class Stack:
@@ -91,15 +92,34 @@ class Stack:
             self._clean_up(earlier)
             self._make(self._ports)
             self._progress.say("Starting Kafka and S3 …")
-            self.s3.spawn()
-            self.add(self.s3.child)
-            self.kafka.spawn()
-            self.add(self.kafka.child)
-            self.s3.wait_ready()
-            self.kafka.wait_ready()
+            for _ in range(_STARTS - 1):
+                try:
+                    self._start_both()
+                except PortTakenError:
+                    # Free when we looked, taken when the server came to it: others, but for those we were told to take.
+                    self._end_both()
+                    if not all(port is None or is_free(port) for port in (self._kafka_port, self._s3_port)):
+                        raise
+                    self._make({})
+                else:
+                    return
+            self._start_both()
         except BaseException:
             self.kill()
             raise
+
+    def _start_both(self) -> None:
+        self.s3.spawn()
+        self.add(self.s3.child)
+        self.kafka.spawn()
+        self.add(self.kafka.child)
+        self.s3.wait_ready()
+        self.kafka.wait_ready()
+
+    def _end_both(self) -> None:
+        for child in reversed(self._children):
+            child.kill()
+        self._children.clear()
 
     def add(self, child: Child) -> None:
         """Write down one more process that must not be left behind."""
@@ -147,17 +167,17 @@ class Stack:
                     return port
             return None
 
-        (spare,) = free_ports(1)
         s3 = S3(
             self.folder / "s3",
             port=self._s3_port or preferred("s3", S3_PORT, twin=True),
             bucket=self._bucket,
             log=self.logs / "s3.log",
         )
+        spare, spare_controller = free_ports(2, but=s3.ports)
         self.kafka = Kafka(
             self.folder / "kafka",
-            port=self._kafka_port or preferred("kafka", KAFKA_PORT, twin=False),
-            controller_port=preferred("kafka_controller", spare, twin=False),
+            port=self._kafka_port or preferred("kafka", KAFKA_PORT, twin=False) or spare,
+            controller_port=preferred("kafka_controller", spare_controller, twin=False),
             properties=self._kafka_properties,
             log=self.logs / "kafka.log",
             progress=Checked(self._progress, self.check),

@@ -14,7 +14,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from headrace.errors import HeadraceError
 from headrace.local.kafka import Kafka, run_tool
-from headrace.local.ports import free_ports
+from headrace.local.ports import LOOPBACK, free_ports, is_free
 from headrace.local.stack import Stack
 from headrace.s3 import S3Refused, S3Store, S3Unavailable, open_store
 from headrace.settings import S3Settings, load
@@ -142,6 +142,25 @@ def test_the_same_ports_are_taken_again_and_others_when_they_are_gone(tmp_path: 
             stack.start()
             assert stack.environment["KAFKA_BOOTSTRAP_SERVERS"] != first["KAFKA_BOOTSTRAP_SERVERS"]
             assert stack.environment["AWS_ENDPOINT_URL_S3"] == first["AWS_ENDPOINT_URL_S3"]
+        finally:
+            stack.kill()
+
+
+def test_a_port_that_is_taken_in_the_last_moment_is_changed_for_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stack = Stack(tmp_path)
+    with contextlib.closing(socket.socket()) as squatter:
+        squatter.bind((LOOPBACK, 0))
+        squatter.listen()
+        taken = squatter.getsockname()[1]
+        (tmp_path / "stack.json").write_text(json.dumps({"ports": {"kafka_controller": taken}}))
+        monkeypatch.setattr("headrace.local.stack.is_free", lambda port: port == taken or is_free(port))
+        monkeypatch.setattr("headrace.local.kafka.require_free", lambda *_: None)
+        try:
+            stack.start()
+            assert stack.kafka.controller_port != taken
+            assert stack.kafka.answers()
         finally:
             stack.kill()
 
