@@ -65,9 +65,9 @@ coverage: setup ## the unit tests' coverage, with branches; pure modules must ha
 
 lock: setup ## pin the packages again, by hash
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-annotate --no-header \
-		--python-version 3.11 --extra bench --extra local --extra obstore --group dev pyproject.toml -o requirements/dev.txt
+		--python-version 3.11 --extra bench --extra local --extra obstore --extra parquet --group dev pyproject.toml -o requirements/dev.txt
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-annotate --no-header \
-		--python-version 3.11 --extra obstore pyproject.toml -o requirements/run.txt -c requirements/dev.txt
+		--python-version 3.11 --extra obstore --extra parquet pyproject.toml -o requirements/run.txt -c requirements/dev.txt
 
 PEER_GO ?= $(wildcard ../shared/peers/go)
 bench: setup ## what requests and records cost, on a stack of its own: ARGS=--record keeps it (bench/RESULTS.md), ARGS=--help
