@@ -16,6 +16,7 @@ import uvicorn
 from headrace.lifecycle import either, on_ending_signals, stop_with_parent
 from headrace.management import EmbeddedServer, Health, serve_management
 from producer.app import PATH, create_app
+from producer.bodies import Bodies
 from producer.ingest import Ingest
 from producer.intake import Intake
 from producer.protocol import bounded_protocol, close_idle
@@ -62,7 +63,8 @@ async def serve(settings: ProducerSettings, listener: socket.socket, *, listen_w
     health = Health()
     intake = Intake(settings)
     publisher = Publisher(settings, health, intake)
-    ingest = Ingest(settings, intake)
+    bodies = Bodies(settings, intake)
+    ingest = Ingest(settings, intake, bodies)
     app: Any = create_app(ingest, health)
     most = settings.max_connections + settings.max_connections // 4
     allow_descriptors(most)
@@ -81,7 +83,7 @@ async def serve(settings: ProducerSettings, listener: socket.socket, *, listen_w
         )
     )
     connections = server.server_state.connections
-    ingest.crowded = lambda: len(connections) > settings.max_connections
+    bodies.connections = connections
     parts: list[asyncio.Task[None]] = []
     leaving, orphaned = asyncio.Event(), asyncio.Event()
 
@@ -98,14 +100,14 @@ async def serve(settings: ProducerSettings, listener: socket.socket, *, listen_w
             logger.info("%s: leaving, requests in flight have %g s", why, settings.drain_seconds)
             health.report("leaving", "The producer is leaving.")
             until = loop.time() + max(settings.drain_seconds - LAST_WORDS_SECONDS, 0)
-            ingest.drain(until)
+            bodies.drain(until)
             publisher.drain(until)
             parts.append(group.create_task(_say_farewell(server, listener, farewell)))
 
         with on_ending_signals(lambda number: leave(number.name)):
             parts += [
                 group.create_task(publisher.run()),
-                group.create_task(ingest.tick()),
+                group.create_task(bodies.tick()),
                 group.create_task(serve_management(health, settings.management_host, settings.management_port)),
                 group.create_task(_close_idle(server)),
                 group.create_task(_leave_with_parent(orphaned, leaving, leave)),

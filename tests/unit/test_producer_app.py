@@ -15,7 +15,7 @@ from headrace.errors import SettingsError
 from headrace.management import Health
 from headrace.settings import load
 from producer.app import create_app
-from producer.errors import Kind, answer
+from producer.errors import Kind, Problem, answer
 from producer.ingest import Ingest
 from producer.intake import Intake
 from producer.settings import ProducerSettings
@@ -121,7 +121,7 @@ async def test_a_body_in_many_small_pieces_takes_little_more_than_its_bytes(fron
 
     tracemalloc.start()
     try:
-        assert await front.ingest._read(receive, 0) == body
+        assert await front.ingest.bodies.read(receive, {}) == body
     finally:
         tracemalloc.stop()
     assert highest < 2 * len(body)
@@ -201,8 +201,6 @@ async def test_the_idempotency_key_becomes_a_record_header(front: Front) -> None
 
 @pytest.mark.parametrize("kind", [kind for kind in Kind if kind.status == 503])
 async def test_every_503_says_when_to_try_again(front: Front, kind: Kind) -> None:
-    from producer.errors import Problem
-
     assert any(name == b"retry-after" and int(value) > 0 for name, value in answer(Problem(kind, "x")).headers)
     del front
 
@@ -246,7 +244,7 @@ async def test_a_client_that_goes_away_in_the_middle_has_published_nothing(front
 
 async def test_a_body_that_stalls_is_408_and_the_connection_ends() -> None:
     front = Front(body_timeout_seconds=0.01)
-    tick = asyncio.create_task(front.ingest.tick())
+    tick = asyncio.create_task(front.ingest.bodies.tick())
     part = {"type": "http.request", "body": b'{"data":', "more_body": True}
     start, _ = await ask(front, body_of(part))
     assert start["status"] == 408
@@ -262,8 +260,8 @@ async def test_a_body_that_stalls_is_408_and_the_connection_ends() -> None:
 
 async def test_a_stalled_body_does_not_outlive_the_drain() -> None:
     front = Front(body_timeout_seconds=1000)
-    tick = asyncio.create_task(front.ingest.tick())
-    front.ingest.drain(asyncio.get_running_loop().time())
+    tick = asyncio.create_task(front.ingest.bodies.tick())
+    front.ingest.bodies.drain(asyncio.get_running_loop().time())
     start, body = await ask(front, body_of({"type": "http.request", "body": b"{", "more_body": True}))
     assert start["status"] == 503
     assert b"leaving" in body["body"]
@@ -310,3 +308,37 @@ def test_settings_are_told_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MEMORY_BUDGET_BYTES", "999")
     with pytest.raises(SettingsError, match="MEMORY_BUDGET_BYTES=999"):
         load(ProducerSettings)
+
+
+class Suspicious:
+    """A caller whose checks all fail, or one."""
+
+    def __init__(self, fails: str) -> None:
+        self.fails = fails
+        self.asked: list[tuple[str, object]] = []
+
+    def _ask(self, name: str, about: object) -> None:
+        self.asked.append((name, about))
+        if name == self.fails:
+            raise Problem(Kind.BAD_HEADER, f"The {name} is not right.")
+
+    def check_topic(self, topic: str) -> None:
+        self._ask("topic", topic)
+
+    def check_signature(self, body: bytes) -> None:
+        self._ask("signature", body)
+
+    def check_token(self, collection: bytes) -> None:
+        self._ask("token", collection)
+
+
+@pytest.mark.parametrize("fails", ["topic", "signature", "token", ""])
+async def test_who_calls_is_looked_at_and_nothing_of_a_refused_one_stays(front: Front, fails: str) -> None:
+    caller = Suspicious(fails)
+    front.ingest._admit = lambda scope, headers: caller
+    response = await front.post(b'{"data":[1]}')
+    asked = [("topic", "t"), ("signature", b'{"data":[1]}'), ("token", b'{"data":[1]}')]
+    assert caller.asked == asked[: next((n for n, ask in enumerate(asked, 1) if ask[0] == fails), 3)]
+    assert response.status_code == (400 if fails else 200)
+    assert front.published == ([] if fails else [b"1"])
+    assert front.intake.budget.bytes == 0

@@ -1,0 +1,157 @@
+"""Bodies come in here: within their limits and their time, and with their bytes counted in the budget."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from producer.errors import Kind, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Sized
+
+    from starlette.types import Receive
+
+    from producer.endpoint import Caller
+    from producer.intake import Intake
+    from producer.settings import ProducerSettings
+
+TICK_SECONDS: Final = 0.25
+PIECE_BYTES: Final = 65_536  # a body that comes two bytes at a time must not take twenty times its size
+
+
+class _Reading:
+    """A body that is coming in: until when (the loop's time), and bytes that came, are reserved, and are promised."""
+
+    __slots__ = ("deadline", "promised", "reserved", "size")
+
+    def __init__(self, deadline: float) -> None:
+        self.deadline = deadline
+        self.size = self.reserved = self.promised = 0
+
+
+class Bodies:
+    """Reads requests' bodies, for all endpoints of a process.
+
+    Promises: a body that `read` returns is whole, and its length is reserved in the intake's budget: whoever has it
+    gives these bytes on to `Intake.submit`, or back by `Intake.release`. Whatever else `read` does, nothing stays
+    reserved.
+    """
+
+    def __init__(self, settings: ProducerSettings, intake: Intake) -> None:
+        self._max_length = settings.max_length
+        self._max_connections = settings.max_connections
+        self._timeout = settings.body_timeout_seconds
+        self._intake = intake
+        self._loop = asyncio.get_running_loop()
+        self._reading: dict[asyncio.Task[None], _Reading] = {}
+        self._stalled: set[asyncio.Task[None]] = set()
+        self._drain_until = float("inf")
+        self.connections: Sized = ()
+        """Those that are open now; the server's."""
+
+    def drain(self, until: float) -> None:
+        """No body is waited for beyond `until` (the loop's time)."""
+        self._drain_until = until
+
+    async def tick(self) -> None:
+        """End what waits too long for a body. Runs until cancelled; a look at all of them beats a timer for each."""
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            now = self._loop.time()
+            for task, reading in self._reading.items():
+                if now >= min(reading.deadline, self._drain_until) and task not in self._stalled:
+                    self._stalled.add(task)
+                    task.cancel()
+
+    async def read(self, receive: Receive, headers: dict[bytes, bytes], caller: Caller | None = None) -> bytes | None:
+        """The body of the request with these headers; None when its client went away.
+
+        Raises Problem where there are too many connections, the body is too long or too slow, or the caller's
+        signature is not its.
+        """
+        if len(self.connections) > self._max_connections:
+            raise Problem(Kind.CROWDED, "Too many connections are open here (MAX_CONNECTIONS). This one is closed.")
+        encoding = headers.get(b"content-encoding")
+        if encoding is not None:
+            _check_encoding(encoding)
+        declared = int(headers.get(b"content-length", b"0"))  # 0, too, of a body in chunks
+        if declared > self._max_length:
+            raise self._too_long(declared)
+        task = asyncio.current_task(self._loop)
+        assert task is not None
+        reading = self._reading[task] = _Reading(self._loop.time() + self._timeout)
+        body: bytes | None = None
+        try:
+            if declared > PIECE_BYTES:
+                await self._intake.promise(declared)
+                reading.promised = reading.reserved = declared
+            # A short one counts as it comes: who only says how long it will be holds nothing.
+            body = await self._collect(receive, reading)
+        except asyncio.CancelledError:
+            if task not in self._stalled:
+                raise
+            task.uncancel()
+            raise self._too_slow(reading.size) from None
+        finally:
+            del self._reading[task]
+            self._stalled.discard(task)
+            if reading.promised:
+                self._intake.keep_promise(reading.promised)
+            if body is None:
+                self._intake.release(reading.reserved)
+        if caller is not None and body is not None:
+            self._check_signature(caller, body)
+        return body
+
+    def _check_signature(self, caller: Caller, body: bytes) -> None:
+        try:
+            caller.check_signature(body)
+        except BaseException:
+            self._intake.release(len(body))
+            raise
+
+    async def _collect(self, receive: Receive, reading: _Reading) -> bytes | None:
+        first = b""
+        pieces: list[bytearray] = []
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return None
+            chunk: bytes = message.get("body", b"")
+            size = reading.size + len(chunk)
+            if size > self._max_length:
+                raise self._too_long(None)
+            if size > reading.reserved:
+                self._intake.reserve(size - reading.reserved)
+                reading.reserved = size
+            if reading.size == 0:
+                first = chunk  # mostly there is no other
+            elif pieces and len(pieces[-1]) < PIECE_BYTES:
+                pieces[-1] += chunk
+            else:
+                pieces.append(bytearray(chunk))
+            reading.size = size
+            if not message.get("more_body", False):
+                return b"".join((first, *pieces)) if pieces else first
+
+    def _too_long(self, declared: int | None) -> Problem:
+        what = "is longer" if declared is None else f"has {declared} bytes, more"
+        return Problem(
+            Kind.TOO_LONG, f"The body {what} than the {self._max_length} bytes of MAX_LENGTH.", limit=self._max_length
+        )
+
+    def _too_slow(self, size: int) -> Problem:
+        if self._loop.time() >= self._drain_until:
+            return Problem(Kind.LEAVING, "headrace is leaving, and the body was not whole yet. Nothing was published.")
+        return Problem(
+            Kind.BODY_TIMEOUT,
+            f"The body was not whole after {self._timeout:g} s (BODY_TIMEOUT_SECONDS); {size} bytes had come.",
+        )
+
+
+def _check_encoding(encoding: bytes) -> None:
+    if encoding.lower() != b"identity":
+        raise Problem(
+            Kind.UNSUPPORTED, f"Content-Encoding {encoding.decode('latin-1')} is not taken. Send the body as it is."
+        )
