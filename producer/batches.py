@@ -4,44 +4,35 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Sequence
 
-    Headers = list[tuple[str, bytes | None]]
+    from producer.records import Each, Headers, Part
 
 BATCH_OVERHEAD: Final = 61
-RECORD_OVERHEAD: Final = 21
-"""Upper bound of what a record without a key has beside value and headers, in a batch of one timestamp:
-length 5, attributes 1, timestamp delta 1, offset delta 5, key 1, value length 5, number of headers 3."""
-HEADER_OVERHEAD: Final = 10
-
-
-def record_bytes(payloads: int, payload_bytes: int, headers: Headers) -> int:
-    """Upper bound of what payloads take in a record batch, uncompressed; the batch's own BATCH_OVERHEAD comes once."""
-    each = RECORD_OVERHEAD
-    for name, value in headers:
-        each += HEADER_OVERHEAD + len(name.encode()) + len(value or b"")
-    return payloads * each + payload_bytes
 
 
 @dataclass(slots=True, eq=False)
 class Request:
     """Payloads that belong together: they enter Kafka in one batch, or none of them does."""
 
-    payloads: Sequence[bytes]
-    """Slices of the body, which they keep; empty when they are packed."""
+    payloads: Sequence[Any]
+    """Slices of the body, which they keep; empty when they are packed. Where there is Each, None is a tombstone."""
     count: int
     """How many payloads they were."""
-    headers: Headers
+    headers: Headers | Each
+    """The same for all of them, or what goes along with each."""
     size: int
     """Bytes in a record batch, as record_bytes tells."""
     reserved: int
     """Bytes of the memory budget, given back when the request is out of our hands."""
     deadline: float
     outcome: asyncio.Future[None]
+    part: Part | None = None
+    """Where it came to lie is told here, if anybody wants to know."""
 
 
 @dataclass(slots=True, eq=False)
@@ -52,6 +43,41 @@ class Batch:
     requests: list[Request]
     sent_at: float
     size: int
+    pinned: bool = False
+    """No other partition would have done."""
+
+
+class Line:
+    """Requests in the order they came, each with its time, and how many bytes of a batch they take."""
+
+    __slots__ = ("bytes", "requests")
+
+    def __init__(self) -> None:
+        self.requests: deque[tuple[float, Request]] = deque()
+        self.bytes = 0
+
+    def take(self, full: int) -> tuple[list[Request], int]:
+        """What goes into the next batch, up to `full` bytes or one request, and the batch's size."""
+        requests: list[Request] = []
+        size = BATCH_OVERHEAD
+        line = self.requests
+        while line:
+            request = line[0][1]
+            if requests and size + request.size > full:
+                break
+            line.popleft()
+            requests.append(request)
+            size += request.size
+        self.bytes -= size - BATCH_OVERHEAD
+        return requests, size
+
+    def late(self, now: float) -> list[Request]:
+        late: list[Request] = []
+        while self.requests and self.requests[0][1].deadline <= now:
+            _, request = self.requests.popleft()
+            self.bytes -= request.size
+            late.append(request)
+        return late
 
 
 class Budget:
@@ -88,15 +114,18 @@ class Budget:
 
 
 class Batcher:
-    """Requests wait in one line, in the order they came; whole requests leave it, a batch at a time.
+    """Requests for one topic wait in line, in the order they came; whole requests leave it, a batch at a time.
 
+    Those that may go to any partition have one line together, those that have to go to a certain one a line each.
     A partition has one batch under way at a time, so that the client never has to hold a second. A batch leaves
 
     - when it is as full as `full` says and a partition is free, up to `MAX_FLIGHTS` at a time;
     - when its first request has lingered and fewer than `lanes` batches are under way (a lane is a broker: the client
-      asks each for one thing at a time). So batches fill by themselves while Kafka is busy.
+      asks each for one thing at a time). So batches fill by themselves while Kafka is busy. Batches for certain
+      partitions leave in waves: the client puts into one question what is there at the same moment.
 
-    A batch that has been under way for `patience` seconds is stuck and holds back no other.
+    A batch that has been under way for `patience` seconds is stuck and holds back no other. Of two lines that may go,
+    the one goes first whose head has waited longer.
     """
 
     MAX_FLIGHTS: Final = 8
@@ -105,17 +134,21 @@ class Batcher:
         self.linger = linger
         self._full = full
         self._patience = patience
-        self._line: deque[tuple[float, Request]] = deque()
-        self._line_bytes = 0
+        self._line = Line()
+        self._pinned: dict[int, Line] = {}
+        """By partition; none of them is empty. Roughly in the order of their heads."""
         self._flights: dict[int, Batch] = {}
+        self._wave_at = float("-inf")
         self._last_partition = -1
 
     def __repr__(self) -> str:
-        return f"<Batcher waiting={len(self._line)} ({self._line_bytes} bytes) under_way={sorted(self._flights)}>"
+        lines = self._lines()
+        size = sum(line.bytes for line in lines)
+        return f"<Batcher waiting={self.waiting} ({size} bytes) under_way={sorted(self._flights)}>"
 
     @property
     def waiting(self) -> int:
-        return len(self._line)
+        return sum(len(line.requests) for line in self._lines())
 
     @property
     def flights(self) -> list[Batch]:
@@ -123,42 +156,56 @@ class Batcher:
 
     @property
     def is_full(self) -> bool:
-        return self._line_bytes + BATCH_OVERHEAD >= self._full
+        """Is a batch of what may go anywhere?"""
+        return self._line.bytes + BATCH_OVERHEAD >= self._full
 
     def add(self, request: Request, now: float) -> None:
-        self._line.append((now, request))
-        self._line_bytes += request.size
+        """A request that may go to any partition."""
+        line = self._line
+        line.requests.append((now, request))
+        line.bytes += request.size
+
+    def pin(self, request: Request, partition: int, now: float) -> None:
+        """A request for this partition and no other."""
+        line = self._pinned.get(partition)
+        if line is None:
+            line = self._pinned[partition] = Line()
+        line.requests.append((now, request))
+        line.bytes += request.size
+
+    def pinned_bytes(self, partition: int) -> int:
+        """What waits for a partition."""
+        line = self._pinned.get(partition)
+        return 0 if line is None else line.bytes
 
     def next(self, now: float, partitions: Sequence[int], lanes: int) -> Batch | None:
         """The batch to be sent now, if any; ask again until there is none. `partitions` are those with a leader."""
-        if not self._line or not self._may_leave(now, lanes):
-            return None
-        partition = self._free_partition(partitions)
+        line = self._line
+        partition = self._free_partition(partitions) if line.requests and self._may_leave(now, lanes) else None
+        if self._pinned:
+            pinned = self._due_pinned(now, partitions, lanes)
+            if pinned is not None and (partition is None or self._pinned[pinned].requests[0][0] <= line.requests[0][0]):
+                return self._leave_pinned(pinned, now)
         if partition is None:
             return None
-        requests: list[Request] = []
-        size = BATCH_OVERHEAD
-        while self._line:
-            request = self._line[0][1]
-            if requests and size + request.size > self._full:
-                break
-            self._drop_head()
-            requests.append(request)
-            size += request.size
-        batch = Batch(partition, requests, now, size)
-        self._flights[partition] = batch
         self._last_partition = partition
+        requests, size = line.take(self._full)
+        batch = self._flights[partition] = Batch(partition, requests, now, size)
         return batch
 
     def wake_at(self, now: float) -> float | None:
         """When next() may have another answer though nothing happened: a linger ends, or a batch proves stuck."""
-        if not self._line:
+        line = self._line
+        if self._pinned:
+            lingering = [head.requests[0][0] + self.linger for head in self._lines() if head.requests]
+        elif line.requests:
+            lingering = [line.requests[0][0] + self.linger]
+        else:
             return None
-        lingered = self._line[0][0] + self.linger
-        if lingered > now:
-            return lingered
-        stuck = [batch.sent_at + self._patience for batch in self._fresh(now)]
-        return min(stuck, default=None)
+        times = [lingered for lingered in lingering if lingered > now]
+        if len(times) < len(lingering):
+            times += [batch.sent_at + self._patience for batch in self._fresh(now)]
+        return min(times, default=None)
 
     def landed(self, batch: Batch) -> None:
         """The batch is out of the client's hands, whatever became of it."""
@@ -170,35 +217,64 @@ class Batcher:
         self._flights.clear()
 
     def late(self, now: float) -> list[Request]:
-        """Takes the requests out of the line whose time is up; they never were handed over."""
-        late: list[Request] = []
-        while self._line and self._line[0][1].deadline <= now:
-            late.append(self._drop_head())
+        """Takes the requests out of the lines whose time is up; they never were handed over."""
+        late = self._line.late(now)
+        for partition, line in list(self._pinned.items()):
+            late += line.late(now)
+            if not line.requests:
+                del self._pinned[partition]
         return late
 
     def hurry(self, deadline: float) -> None:
         """Nobody waits for company any more, and no request beyond `deadline`."""
         self.linger = 0.0
         under_way = [request for batch in self._flights.values() for request in batch.requests]
-        for request in [*under_way, *(request for _, request in self._line)]:
+        for request in [*under_way, *(request for line in self._lines() for _, request in line.requests)]:
             request.deadline = min(request.deadline, deadline)
 
-    def _drop_head(self) -> Request:
-        _, request = self._line.popleft()
-        self._line_bytes -= request.size
-        return request
+    def _lines(self) -> list[Line]:
+        return [self._line, *self._pinned.values()]
 
     def _fresh(self, now: float) -> list[Batch]:
         return [batch for batch in self._flights.values() if now < batch.sent_at + self._patience]
 
     def _may_leave(self, now: float, lanes: int) -> bool:
-        under_way = len(self._fresh(now)) if self._flights else 0
+        under_way = self._under_way(now) if self._flights else 0
         if self.is_full:
             return under_way < max(self.MAX_FLIGHTS, lanes)
-        return under_way < lanes and self._line[0][0] + self.linger <= now
+        return under_way < lanes and self._line.requests[0][0] + self.linger <= now
+
+    def _under_way(self, now: float) -> int:
+        """Batches that others wait for; those of this moment's wave share its question to the broker."""
+        fresh = self._fresh(now)
+        if self._wave_at != now:
+            return len(fresh)
+        return sum(not (batch.pinned and batch.sent_at == now) for batch in fresh)
 
     def _free_partition(self, partitions: Sequence[int]) -> int | None:
         """The next free one after the last used, round and round."""
         free = [partition for partition in partitions if partition not in self._flights]
         after = [partition for partition in free if partition > self._last_partition]
         return min(after or free, default=None)
+
+    def _due_pinned(self, now: float, partitions: Sequence[int], lanes: int) -> int | None:
+        """A partition whose line may leave; one without a leader waits for it."""
+        fresh = self._fresh(now)
+        has_lane = sum(batch.sent_at < now for batch in fresh) < lanes
+        has_room = len(fresh) < max(self.MAX_FLIGHTS, lanes)
+        for partition, line in self._pinned.items():
+            if partition in self._flights or partition not in partitions:
+                continue
+            is_full = line.bytes + BATCH_OVERHEAD >= self._full
+            if (has_lane and line.requests[0][0] + self.linger <= now) or (has_room and is_full):
+                return partition
+        return None
+
+    def _leave_pinned(self, partition: int, now: float) -> Batch:
+        line = self._pinned.pop(partition)
+        requests, size = line.take(self._full)
+        if line.requests:
+            self._pinned[partition] = line  # behind the others
+        batch = self._flights[partition] = Batch(partition, requests, now, size, pinned=True)
+        self._wave_at = now
+        return batch

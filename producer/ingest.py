@@ -13,7 +13,7 @@ from producer.payloads import split_envelope, split_lines
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope
 
-    from producer.batches import Headers
+    from producer.records import Headers
 
 MAX_KEY_LENGTH: Final = 255
 _JSON_TYPES: Final = {

@@ -7,14 +7,16 @@ import contextlib
 from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol
 
-from producer.batches import BATCH_OVERHEAD, Batch, Batcher, Budget, Request, record_bytes
+from producer.batches import BATCH_OVERHEAD, Batch, Batcher, Budget, Request
 from producer.errors import Kind, Problem
 from producer.metrics import PUBLISH_SECONDS, TALLY
+from producer.partitioner import parts_by_partition, wanted_partitions
+from producer.records import Each, Part, each_bytes, places, record_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from producer.batches import Headers
+    from producer.records import Headers, Place, Records
     from producer.settings import ProducerSettings
 
 DEFAULT_BATCH_LIMIT: Final = 1_048_588  # Kafka's own default of max.message.bytes
@@ -26,7 +28,7 @@ UNKNOWN: Final = "The payloads may be in Kafka or come there still; sending them
 
 
 class Outlet(Protocol):
-    """What batches leave through: a producer that works."""
+    """What batches of one topic leave through: a producer that works."""
 
     def partitions(self) -> Sequence[int]:
         """Those that have a leader now."""
@@ -41,25 +43,46 @@ class Outlet(Protocol):
         ...
 
 
+class Publication:
+    """Records on their way to Kafka."""
+
+    __slots__ = ("_parts", "outcome")
+
+    def __init__(self, outcome: asyncio.Future[None], parts: Sequence[Part]) -> None:
+        self.outcome = outcome
+        """Like that of Intake.submit."""
+        self._parts = parts
+
+    def places(self) -> list[Place]:
+        """Where each record is, in the order of the request; ask when the outcome is there, and good."""
+        return places(self._parts)
+
+
 class Intake:
-    """Holds requests, within a budget, until their batches have landed; open while it has an outlet.
+    """Holds requests for a topic, within a budget, until their batches have landed; open while it has an outlet.
 
     Promises: an outcome without an exception means that Kafka acknowledged all payloads of the request. The Problem
     of an outcome that is not OUTCOME_UNKNOWN means that Kafka has none of them. Every outcome comes within about
     REQUEST_TIMEOUT_SECONDS, while `tick` runs.
     """
 
-    def __init__(self, settings: ProducerSettings) -> None:
-        self._topic = settings.kafka_topic
+    def __init__(self, settings: ProducerSettings, topic: str | None = None, beside: Intake | None = None) -> None:
+        """`beside`: another topic's intake, with which it shares the budget."""
+        self.topic = topic or settings.kafka_topic
         self._patience = settings.request_timeout_seconds
-        self.budget = Budget(settings.memory_budget_bytes, settings.max_queue)
-        TALLY.budget = self.budget
+        self._keyed_requests = settings.keyed_requests
+        if beside is None:
+            self.budget = TALLY.budget = Budget(settings.memory_budget_bytes, settings.max_queue)
+            self._room: deque[tuple[int, asyncio.Future[None]]] = deque()
+        else:
+            self.budget, self._room = beside.budget, beside._room  # noqa: SLF001 - of the same class
+        self.partition_count = 0
+        """What keys are spread over: all partitions, with a leader or without."""
         self.batch_limit = DEFAULT_BATCH_LIMIT
         self._batcher = Batcher(linger=settings.linger_ms / 1000, full=FULL_BATCH)
         self._outlet: Outlet | None = None
         self._closed_because = "Kafka is not connected yet."
         self._loop = asyncio.get_running_loop()  # asked once: before Python 3.12 each asking is a system call
-        self._room: deque[tuple[int, asyncio.Future[None]]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._drain_until = float("inf")
 
@@ -127,12 +150,7 @@ class Intake:
         """
         count = len(payloads)
         size = record_bytes(count, sum(map(len, payloads)), headers)
-        if size + BATCH_OVERHEAD > self.batch_limit or count > self.budget.max_payloads:
-            raise self._too_long(count, size + BATCH_OVERHEAD)
-        if self._outlet is None:
-            raise Problem(Kind.KAFKA_AWAY, self._closed_because)
-        if not self.budget.has_room(0, count):
-            raise self._full()
+        self._check(count, size)
         now = self._loop.time()
         deadline = min(now + self._patience, self._drain_until)
         request = Request(payloads, count, headers, size, reserved, deadline, self._loop.create_future())
@@ -141,6 +159,69 @@ class Intake:
         if self._timer is None or self._batcher.is_full:
             self.pump()
         return request.outcome
+
+    def submit_records(self, records: Records, reserved: int) -> Publication:
+        """The same for records with keys, partitions or headers of their own, or whose places are to be told.
+
+        Records of one key go to the partition that other publishers use for it, in the order of the requests of one
+        connection. What may go anywhere goes with the rest. A request that needs several partitions is a transaction,
+        refused, or several batches, as KEYED_REQUESTS says.
+        """
+        if self._outlet is None:
+            raise Problem(Kind.KAFKA_AWAY, self._closed_because)
+        count = len(records.values)
+        if records.keys is None and records.partitions is None:
+            parts: dict[int | None, Sequence[int]] = {None: range(count)}
+        else:
+            parts = {**parts_by_partition(self._wanted(records))}
+        if len(parts) > 1:
+            raise self._apart(parts)
+        ((partition, indexes),) = parts.items()
+        part = Part(indexes)
+        each = Each(records.keys, records.headers, records.own_headers)
+        size = each_bytes(records.values, each)
+        self._check(count, size)
+        now = self._loop.time()
+        deadline = min(now + self._patience, self._drain_until)
+        request = Request(records.values, count, each, size, reserved, deadline, self._loop.create_future(), part)
+        self.budget.take(0, count)
+        if partition is None:
+            self._batcher.add(request, now)
+        else:
+            self._batcher.pin(request, partition, now)
+        self.pump()
+        return Publication(request.outcome, [part])
+
+    def _check(self, count: int, size: int) -> None:
+        """Raises Problem unless so many payloads, of so many bytes in a batch, can be taken now."""
+        if size + BATCH_OVERHEAD > self.batch_limit or count > self.budget.max_payloads:
+            raise self._too_long(count, size + BATCH_OVERHEAD)
+        if self._outlet is None:
+            raise Problem(Kind.KAFKA_AWAY, self._closed_because)
+        if not self.budget.has_room(0, count):
+            raise self._full()
+
+    def _wanted(self, records: Records) -> list[int | None]:
+        partitions = self.partition_count
+        if not partitions:
+            raise Problem(Kind.KAFKA_AWAY, f"The partitions of topic {self.topic} are not known yet.")
+        for index, partition in enumerate(records.partitions or ()):
+            if partition is not None and not 0 <= partition < partitions:
+                raise Problem(
+                    Kind.NO_PARTITION,
+                    f"Topic {self.topic} has no partition {partition}, which record {index} (counted from 0) names; "
+                    f"its partitions are 0 to {partitions - 1}.",
+                    index=index,
+                )
+        return wanted_partitions(records, partitions)
+
+    def _apart(self, parts: Mapping[int | None, Sequence[int]]) -> Problem:
+        return Problem(
+            Kind.KEYS_APART,
+            f"The keys of the request belong to {len(parts)} partitions of topic {self.topic}, and Kafka takes only "
+            "one at a time as a whole. Send payloads of different keys in requests of their own (this headrace takes "
+            f"no others: KEYED_REQUESTS={self._keyed_requests}).",
+        )
 
     def _too_long(self, count: int, size: int) -> Problem:
         if count > self.budget.max_payloads:
@@ -153,7 +234,7 @@ class Intake:
         return Problem(
             Kind.TOO_LONG,
             f"As records, the request's payloads ({count}) take up to {size} bytes, and a record batch of topic "
-            f"{self._topic} may have {self.batch_limit} (its max.message.bytes). Send fewer in a request.",
+            f"{self.topic} may have {self.batch_limit} (its max.message.bytes). Send fewer in a request.",
             limit=self.batch_limit,
         )
 
@@ -181,10 +262,13 @@ class Intake:
         self._outlet = None
         self._closed_because = because
 
-    def landed(self, batch: Batch, now: float, problem: Problem | None) -> None:
-        """A batch is acknowledged (None), or will never be heard of again."""
+    def landed(self, batch: Batch, now: float, problem: Problem | None, offset: int | None = None) -> None:
+        """A batch is acknowledged (None), from this offset on, or will never be heard of again."""
         size = payloads = 0
         for request in batch.requests:
+            if request.part is not None:
+                request.part.partition = batch.partition
+                request.part.offset = None if offset is None else offset + payloads
             size += request.reserved
             payloads += request.count
             _settle(request, problem)

@@ -10,12 +10,15 @@ import struct
 from functools import lru_cache
 from itertools import chain, groupby, islice, repeat
 from operator import attrgetter
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from producer.records import Each
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
-    from producer.batches import Headers, Request
+    from producer.batches import Request
+    from producer.records import Headers
 
 # base offset, length of what follows, partition leader epoch, format, CRC of what follows
 _HEAD: Final = struct.Struct(">qiibI")
@@ -23,6 +26,7 @@ _HEAD: Final = struct.Struct(">qiibI")
 _BODY: Final = struct.Struct(">hiqqqhii")
 _FORMAT: Final = 2
 _NO_LEADER_EPOCH: Final = -1
+_TRANSACTIONAL: Final = 0x10  # in the attributes
 _COUNTED_IN_HEAD: Final = 9  # leader epoch, format and CRC count as part of the batch's length
 _KEPT_SIZES: Final = 8_192  # values longer than that are not counted by the thousand
 _KEPT_OFFSETS: Final = 32_768  # as many of the smallest records as a batch may have
@@ -51,14 +55,16 @@ class RecordBatch:
         *,
         codec: Codec | None,
         crc32c: Callable[[bytes], int],
+        transactional: bool = False,
     ) -> None:
         """`timestamp_ms`: milliseconds since 1970. Without a codec, or where it gains nothing, nothing is packed."""
         self._records, self._count = encode_records(requests)
-        self._attributes = 0
+        self._attributes = _TRANSACTIONAL if transactional else 0
         if codec is not None:
             packed = codec.pack(self._records)
             if len(packed) < len(self._records):
-                self._records, self._attributes = packed, codec.number
+                self._records = packed
+                self._attributes |= codec.number
         self._timestamp_ms = timestamp_ms
         self._crc32c = crc32c
         self._state = (-1, -1, 0)
@@ -93,17 +99,23 @@ class RecordBatch:
 
 
 def encode_records(requests: Iterable[Request]) -> tuple[bytes, int]:
-    """All payloads as records without keys, one after the other, their offsets counted from 0; and how many they are.
+    """All payloads as records, one after the other, their offsets counted from 0; and how many they are.
 
-    A record is: its length; attributes and time delta, both 0; offset delta; length of the key, -1; length of the
-    value; the value; headers. Numbers are zigzag varints. Runs of records whose headers have one form and whose offsets
-    are of one length are put together without a step of the interpreter's a record.
+    A record is: its length; attributes and time delta, both 0; offset delta; length of the key, -1 without one; the
+    key; length of the value, -1 for a tombstone; the value; headers. Numbers are zigzag varints. Runs of records
+    without keys whose headers have one form and whose offsets are of one length are put together without a step of
+    the interpreter's a record.
     """
     pieces: list[bytes] = []
     offset = 0
     for headers, group in groupby(requests, attrgetter("headers")):
+        if isinstance(headers, Each):
+            for request in group:
+                pieces += _encode_each(request.payloads, headers, offset)
+                offset += len(request.payloads)
+            continue
         rest = _encode_headers(headers)
-        payloads = list(chain.from_iterable([request.payloads for request in group]))
+        payloads: list[Any] = list(chain.from_iterable([request.payloads for request in group]))
         sizes = list(map(len, payloads))
         done = 0
         while done < len(payloads):
@@ -116,6 +128,29 @@ def encode_records(requests: Iterable[Request]) -> tuple[bytes, int]:
             offset += run
             done += run
     return b"".join(pieces), offset
+
+
+def _encode_each(values: Sequence[bytes | None], each: Each, offset: int) -> list[bytes]:
+    """The same, a record at a time."""
+    count = len(values)
+    shared = _header_pieces(each.headers)
+    rest = _encode_headers(each.headers)
+    pieces: list[bytes] = []
+    keys = each.keys or repeat(None, count)
+    for number, key, value, own in zip(
+        range(offset, offset + count), keys, values, each.own_headers or repeat(None, count), strict=True
+    ):
+        headers = b"".join((varint(len(each.headers) + len(own)), *shared, *_header_pieces(own))) if own else rest
+        body = (
+            _OFFSETS[number],
+            _NOTHING if key is None else varint(len(key)),
+            b"" if key is None else key,
+            _NOTHING if value is None else varint(len(value)),
+            b"" if value is None else value,
+            headers,
+        )
+        pieces += (varint(2 + sum(map(len, body))), b"\0\0", *body)
+    return pieces
 
 
 def varint(number: int) -> bytes:
@@ -145,6 +180,7 @@ class _Table(dict[int, bytes]):
 
 
 _OFFSETS: Final = _Table(varint, _KEPT_OFFSETS)
+_NOTHING: Final = varint(-1)
 _VALUES: Final = _Table(lambda size: varint(-1) + varint(size), _KEPT_SIZES)
 _SAME_LENGTH: Final = (0, 64, 8_192, 1_048_576, 134_217_728, 2**31)
 """Below which number a varint has so many bytes."""
@@ -159,8 +195,12 @@ def _starts(width: int, rest: int) -> _Table:
 def _encode_headers(headers: Headers) -> bytes:
     if not headers:
         return b"\0"
-    pieces = [varint(len(headers))]
+    return b"".join((varint(len(headers)), *_header_pieces(headers)))
+
+
+def _header_pieces(headers: Headers) -> list[bytes]:
+    pieces: list[bytes] = []
     for name, value in headers:
         key = name.encode()
         pieces += (varint(len(key)), key, varint(-1 if value is None else len(value)), value or b"")
-    return b"".join(pieces)
+    return pieces

@@ -71,6 +71,8 @@ class Link:
         packed = RecordBatch(batch.requests, int(time.time() * 1000), codec=self._codec, crc32c=crc32c)
         for request in batch.requests:
             request.payloads = ()  # they are packed now; memory holds them once
+            if request.part is not None:
+                request.headers = []  # keys may be slices of the body, too
         delivery = asyncio.create_task(self._deliver(batch, packed))
         self._deliveries.add(delivery)
         delivery.add_done_callback(self._deliveries.discard)
@@ -78,9 +80,11 @@ class Link:
     async def _deliver(self, batch: Batch, packed: RecordBatch) -> None:
         """See one batch through. It has landed when this returns or is cancelled."""
         problem: Problem | None = Problem(Kind.OUTCOME_UNKNOWN, f"The Kafka producer was given up. {UNKNOWN}")
+        offset = None
         try:
             acknowledged = await self._producer.send_batch(packed, self._topic, partition=batch.partition)
-            await acknowledged
+            metadata = await acknowledged
+            offset = metadata.offset if metadata.offset >= 0 else None  # a duplicate's acknowledgement may have none
             problem = None
             self.last_success = asyncio.get_running_loop().time()
         except MessageSizeTooLargeError:
@@ -94,7 +98,7 @@ class Link:
             problem = Problem(Kind.OUTCOME_UNKNOWN, f"Kafka did not take them: {type(error).__name__}. {UNKNOWN}")
             self.fail(f"{type(error).__name__} {error}".rstrip())
         finally:
-            self._intake.landed(batch, asyncio.get_running_loop().time(), problem)
+            self._intake.landed(batch, asyncio.get_running_loop().time(), problem, offset)
 
     async def retire(self, seconds: float) -> None:
         """Let what is under way come to its end, for so long; then close, without waiting for Kafka."""
@@ -150,11 +154,12 @@ class Publisher:
         async with contextlib.AsyncExitStack() as stack:
             async with asyncio.timeout(self._settings.request_timeout_seconds):
                 cluster = await stack.enter_async_context(open_cluster(self._settings))
-                await cluster.ensure_topic(
+                topic = await cluster.ensure_topic(
                     self._topic,
                     partitions=self._settings.kafka_topic_partitions,
                     replication=self._settings.kafka_topic_replication,
                 )
+                self._intake.partition_count = len(topic.partitions)
                 await self._ask_limit(cluster)
                 codec = codec_for(self._settings.kafka_compression)
                 link = Link(await self._start_producer(), self._topic, codec, self._intake)

@@ -7,9 +7,13 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from headrace.settings import MEBIBYTE, KafkaSettings
+from headrace.settings import MEBIBYTE, CommaList, KafkaSettings
 
 _TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")
+
+
+def _is_topic_name(name: str) -> bool:
+    return _TOPIC.fullmatch(name) is not None and name not in {".", ".."}
 
 
 class ProducerSettings(KafkaSettings):
@@ -21,6 +25,14 @@ class ProducerSettings(KafkaSettings):
         1, ge=1, le=1024, description="processes that share the port; each has the limits below for itself"
     )
     kafka_topic: str = Field(description="topic that payloads are published to")
+    kafka_topics_allowed: CommaList = Field(
+        (), description="topics beside KAFKA_TOPIC that POST /topics/{topic} may publish to, comma"
+    )
+    keyed_requests: Literal["transaction", "refuse", "separate"] = Field(
+        "transaction",
+        description="a request whose keys belong to several partitions: all or nothing by a Kafka transaction, or "
+        "refused (422), or a record batch for each partition, of which some may fail (503, outcome unknown)",
+    )
     kafka_compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = Field(
         "lz4",
         description="how record batches are packed on their way and in the topic, at each one's fast level. Network, "
@@ -57,9 +69,22 @@ class ProducerSettings(KafkaSettings):
     @field_validator("kafka_topic")
     @classmethod
     def _topic_name(cls, value: str) -> str:
-        if not _TOPIC.fullmatch(value) or value in {".", ".."}:
+        if not _is_topic_name(value):
             raise ValueError("is no topic name: up to 249 letters, digits, '.', '_' and '-'")
         return value
+
+    @field_validator("kafka_topics_allowed")
+    @classmethod
+    def _topic_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        bad = [name for name in value if not _is_topic_name(name)]
+        if bad:
+            raise ValueError(f"{bad[0]!r} is no topic name: up to 249 letters, digits, '.', '_' and '-'")
+        return value
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """All that may be published to, KAFKA_TOPIC first, none of them twice."""
+        return tuple(dict.fromkeys((self.kafka_topic, *self.kafka_topics_allowed)))
 
     @model_validator(mode="after")
     def _body_fits_memory(self) -> Self:

@@ -9,7 +9,8 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producer.batches import BATCH_OVERHEAD, Batch, Batcher, Budget, Request, record_bytes
+from producer.batches import BATCH_OVERHEAD, Batch, Batcher, Budget, Request
+from producer.records import record_bytes
 
 if TYPE_CHECKING:
     import asyncio

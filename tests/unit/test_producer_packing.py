@@ -18,15 +18,16 @@ from aiokafka.record.memory_records import MemoryRecords
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producer.batches import BATCH_OVERHEAD, Request, record_bytes
+from producer.batches import BATCH_OVERHEAD, Request
 from producer.codecs import Compression, codec_for, crc32c
 from producer.packing import RecordBatch, encode_records, varint
+from producer.records import Each, each_bytes, record_bytes
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Iterable
 
-    from producer.batches import Headers
+    from producer.records import Headers
 
 COMPRESSIONS: tuple[Compression, ...] = get_args(Compression)
 NOW_MS = 1_795_000_000_123
@@ -192,3 +193,33 @@ async def test_a_batch_goes_through_aiokafkas_accumulator() -> None:
 
 def test_encoding_counts() -> None:
     assert encode_records([]) == (b"", 0)
+
+
+# Keys, tombstones, headers of one's own
+
+HEADER_LISTS = st.lists(st.tuples(st.text(max_size=20), st.none() | st.binary(max_size=200)), max_size=3)
+SINGLE = st.tuples(st.none() | st.binary(max_size=200), st.none() | st.binary(max_size=200), HEADER_LISTS)
+
+
+@given(st.lists(st.tuples(st.lists(SINGLE, max_size=70), HEADER_LISTS, st.booleans(), st.booleans()), max_size=4))
+def test_keys_tombstones_and_own_headers_are_as_aiokafkas_builder_writes_them(
+    groups: list[tuple[list[tuple[bytes | None, bytes | None, Headers]], Headers, bool, bool]],
+) -> None:
+    theirs = DefaultRecordBatchBuilder(2, 0, 1, 77, 3, 1234, 1 << 30)
+    requests, offset, promised = [request([b"plain"], [("a", b"1")])], 1, record_bytes(1, 5, [("a", b"1")])
+    theirs.append(0, NOW_MS, None, b"plain", [("a", b"1")])
+    for singles, shared, keyed, own in groups:
+        values = [value for _, value, _ in singles]
+        each = Each(
+            [key for key, _, _ in singles] if keyed else None, shared, [each[2] for each in singles] if own else None
+        )
+        requests.append(Request(values, len(values), each, 0, 0, 0.0, cast("asyncio.Future[None]", None)))
+        promised += each_bytes(values, each)
+        for key, value, headers in singles:
+            theirs.append(offset, NOW_MS, key if keyed else None, value, shared + (headers if own else []))
+            offset += 1
+    ours = RecordBatch(requests, NOW_MS, codec=None, crc32c=crc32c, transactional=True)
+    ours._set_producer_state(77, 3, 1234)
+    built = ours._build()
+    assert built == bytes(theirs.build())
+    assert len(built) <= BATCH_OVERHEAD + promised
