@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from producer.errors import Kind, Problem
+from producer.inflating import ACCEPTED, BadPacking, coding_of, inflate
 
 if TYPE_CHECKING:
     from collections.abc import Sized
@@ -13,10 +14,12 @@ if TYPE_CHECKING:
     from starlette.types import Receive
 
     from producer.endpoint import Caller
+    from producer.inflating import Coding
     from producer.intake import Intake
     from producer.settings import ProducerSettings
 
 TICK_SECONDS: Final = 0.25
+STEPS_AT_A_TIME: Final = 16  # of inflating, a millisecond or two: then others have their turn
 PIECE_BYTES: Final = 65_536  # a body that comes two bytes at a time must not take twenty times its size
 
 
@@ -40,6 +43,7 @@ class Bodies:
 
     def __init__(self, settings: ProducerSettings, intake: Intake) -> None:
         self._max_length = settings.max_length
+        self._max_inflated = settings.max_inflated_bytes or settings.max_length
         self._max_connections = settings.max_connections
         self._timeout = settings.body_timeout_seconds
         self._intake = intake
@@ -65,16 +69,16 @@ class Bodies:
                     task.cancel()
 
     async def read(self, receive: Receive, headers: dict[bytes, bytes], caller: Caller | None = None) -> bytes | None:
-        """The body of the request with these headers; None when its client went away.
+        """The body of the request with these headers, inflated; None when its client went away.
 
-        Raises Problem where there are too many connections, the body is too long or too slow, or the caller's
-        signature is not its.
+        Raises Problem where there are too many connections, the body is too long, too slow or packed in a way that
+        can't be undone, or the caller's signature is not its.
         """
         if len(self.connections) > self._max_connections:
             raise Problem(Kind.CROWDED, "Too many connections are open here (MAX_CONNECTIONS). This one is closed.")
-        encoding = headers.get(b"content-encoding")
-        if encoding is not None:
-            _check_encoding(encoding)
+        coding = None
+        if b"content-encoding" in headers:
+            coding = _coding(headers[b"content-encoding"])
         declared = int(headers.get(b"content-length", b"0"))  # 0, too, of a body in chunks
         if declared > self._max_length:
             raise self._too_long(declared)
@@ -100,16 +104,39 @@ class Bodies:
                 self._intake.keep_promise(reading.promised)
             if body is None:
                 self._intake.release(reading.reserved)
-        if caller is not None and body is not None:
-            self._check_signature(caller, body)
+        if body is not None and (caller is not None or coding is not None):
+            return await self._open(body, caller, coding)
         return body
 
-    def _check_signature(self, caller: Caller, body: bytes) -> None:
+    async def _open(self, packed: bytes, caller: Caller | None, coding: Coding | None) -> bytes:
+        """Who signs does so as it comes; what nobody would answer for is not inflated."""
+        reserved = len(packed)
+        pieces: list[bytes] = []
+        size = 0
         try:
-            caller.check_signature(body)
+            if caller is not None:
+                caller.check_signature(packed)
+            if coding is None:
+                return packed
+            for step, piece in enumerate(inflate(coding, packed), 1):
+                size += len(piece)
+                if size > self._max_inflated:
+                    raise self._unfolds_too_far()
+                self._intake.reserve(len(piece))
+                reserved += len(piece)
+                pieces.append(piece)
+                if step % STEPS_AT_A_TIME == 0:
+                    await asyncio.sleep(0)
+        except BadPacking as bad:
+            self._intake.release(reserved)
+            raise Problem(
+                Kind.BAD_ENCODING, f"The body is no {coding.value if coding else 'such thing'}: {bad}."
+            ) from None
         except BaseException:
-            self._intake.release(len(body))
+            self._intake.release(reserved)
             raise
+        self._intake.release(len(packed))
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     async def _collect(self, receive: Receive, reading: _Reading) -> bytes | None:
         first = b""
@@ -141,6 +168,13 @@ class Bodies:
             Kind.TOO_LONG, f"The body {what} than the {self._max_length} bytes of MAX_LENGTH.", limit=self._max_length
         )
 
+    def _unfolds_too_far(self) -> Problem:
+        return Problem(
+            Kind.TOO_LONG,
+            f"Inflated, the body is longer than {self._max_inflated} bytes (MAX_INFLATED_BYTES, or else MAX_LENGTH).",
+            limit=self._max_inflated,
+        )
+
     def _too_slow(self, size: int) -> Problem:
         if self._loop.time() >= self._drain_until:
             return Problem(Kind.LEAVING, "headrace is leaving, and the body was not whole yet. Nothing was published.")
@@ -150,8 +184,13 @@ class Bodies:
         )
 
 
-def _check_encoding(encoding: bytes) -> None:
-    if encoding.lower() != b"identity":
+def _coding(content_encoding: bytes) -> Coding | None:
+    try:
+        return coding_of(content_encoding)
+    except ValueError:
         raise Problem(
-            Kind.UNSUPPORTED, f"Content-Encoding {encoding.decode('latin-1')} is not taken. Send the body as it is."
-        )
+            Kind.UNSUPPORTED,
+            f"Content-Encoding {content_encoding.decode('latin-1')} is not taken. Send one of {ACCEPTED}, or the body "
+            "as it is.",
+            accept_encoding=ACCEPTED,
+        ) from None

@@ -24,6 +24,7 @@ class Kind(Enum):
     NOT_A_COLLECTION = Row(400, "not-a-collection", "The body holds no collection of payloads")
     EMPTY_BODY = Row(400, "empty-body", "The body is empty")
     BAD_HEADER = Row(400, "bad-header", "A header can't be used")
+    BAD_ENCODING = Row(400, "bad-encoding", "The body is not packed as Content-Encoding says")
     NOT_FOUND = Row(404, "not-found", "There is nothing here")
     NO_TOPIC = Row(404, "no-topic", "This topic is not taken here")
     NO_PARTITION = Row(404, "no-partition", "The topic has no such partition")
@@ -80,6 +81,8 @@ def answer(problem: Problem) -> Answer:
         headers.append((b"retry-after", b"%d" % retry_after))
     if "allow" in problem.members:
         headers.append((b"allow", problem.members["allow"].encode("latin-1")))
+    if "accept_encoding" in problem.members:
+        headers.append((b"accept-encoding", problem.members["accept_encoding"].encode()))
     if problem.kind in {Kind.BODY_TIMEOUT, Kind.CROWDED, Kind.LEAVING}:
         headers.append((b"connection", b"close"))  # what is still to come of the body must not be taken for a request
     return Answer(status, headers, body)

@@ -40,6 +40,9 @@ class ProducerSettings(KafkaSettings):
         "sixth, for some more CPU here and twice that of lz4 for readers",
     )
     max_length: int = Field(MEBIBYTE, ge=1, description="bytes of a request's body")
+    max_inflated_bytes: int | None = Field(
+        None, ge=1, description="bytes of a body that comes as gzip, deflate or zstd, inflated; default: MAX_LENGTH"
+    )
     max_queue: int = Field(100_000, ge=1, description="payloads that may wait for Kafka; more are answered 503")
     memory_budget_bytes: int = Field(
         32 * MEBIBYTE,
@@ -91,6 +94,11 @@ class ProducerSettings(KafkaSettings):
         if self.memory_budget_bytes < self.max_length:
             raise ValueError(
                 f"MEMORY_BUDGET_BYTES={self.memory_budget_bytes} is less than one body (MAX_LENGTH={self.max_length})"
+            )
+        if self.memory_budget_bytes < self.max_length + (self.max_inflated_bytes or 0):
+            raise ValueError(
+                f"MEMORY_BUDGET_BYTES={self.memory_budget_bytes} is less than one body as it comes and inflated "
+                f"(MAX_LENGTH={self.max_length} and MAX_INFLATED_BYTES={self.max_inflated_bytes})"
             )
         return self
 
