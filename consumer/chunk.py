@@ -1,11 +1,11 @@
-"""Cutting a partition's records into chunks: by records, bytes and age, or exactly at given offsets. Pure."""
+"""Cutting a partition's records into chunks: by records, bytes, buckets and age, or exactly at given offsets. Pure."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from headrace.objects import Range
 
@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 
     from consumer.layout import Group, Layout
     from headrace.record import Record
+
+BUCKET_BYTES: Final = 700
+PART_BYTES: Final = 60
+"""What memory holds beside their lines for a bucket, and for a piece of them, where a chunk has several buckets."""
 
 _offset = attrgetter("offset")
 
@@ -25,11 +29,12 @@ class Limits:
     max_records: int
     max_bytes: int
     max_seconds: float
+    max_buckets: int = 1_000
 
 
 @dataclass(slots=True)
 class Bucket:
-    """One object's worth of a chunk: the records of one time bucket."""
+    """One object's worth of a chunk: the records whose bucket's path is the same."""
 
     path: str
     parts: list[bytes] = field(default_factory=list)
@@ -58,6 +63,13 @@ class Cargo:
     lost: Range | None = None
     gap: bool = False
     standing: Mapping[str, int] = field(default_factory=dict)
+    overhead: int = 0
+    """Bytes that many buckets cost beside the `size` of their lines."""
+
+    @property
+    def held(self) -> int:
+        """Bytes of memory."""
+        return self.size + self.overhead
 
 
 class OpenChunk:
@@ -87,6 +99,19 @@ class OpenChunk:
         self.size = 0
         self.since: float | None = None
         self._buckets: dict[str, Bucket] = {}
+        self._parts = 0
+        self._full = False
+
+    @property
+    def overhead(self) -> int:
+        """Bytes that its buckets cost beside their lines; a chunk of one is as good as its lines."""
+        buckets = len(self._buckets)
+        return 0 if buckets < 2 else buckets * BUCKET_BYTES + self._parts * PART_BYTES
+
+    @property
+    def held(self) -> int:
+        """Bytes of memory."""
+        return self.size + self.overhead
 
     def take(
         self,
@@ -106,18 +131,38 @@ class OpenChunk:
         if count <= 0:
             return 0
         taken = records if count == len(records) else records[:count]
-        for group in layout.by_bucket(taken):
+        groups = layout.by_bucket(taken)
+        if not self.exact and len(self._buckets) + len(groups) > limits.max_buckets:
+            taken, groups = self._within(limits.max_buckets, taken, groups, layout)
+            count = len(taken)
+            if count == 0:
+                return 0
+        for group in groups:
             parts = encode(group.records)
             bucket = self._buckets.get(group.path)
             if bucket is None:
                 bucket = self._buckets[group.path] = Bucket(group.path)
             bucket.add(group, parts)
             self.size += sum(map(len, parts))
+            self._parts += len(parts)
         self.records += count
         self.position = taken[-1].offset + 1
         if self.since is None:
             self.since = now
         return count
+
+    def _within(
+        self, most: int, records: Sequence[Record], groups: Sequence[Group], layout: Layout
+    ) -> tuple[Sequence[Record], Sequence[Group]]:
+        """Those before the first record that would open a bucket too many; with it, the next chunk begins."""
+        new = [group for group in groups if group.path not in self._buckets]
+        allowed = most - len(self._buckets)
+        if len(new) <= allowed:
+            return records, groups
+        self._full = True
+        count = bisect_left(records, new[allowed].records[0].offset, key=_offset)
+        taken = records[:count]
+        return taken, layout.by_bucket(taken) if taken else ()
 
     def reach(self, position: int) -> None:
         """An error-free fetch has shown that no further record lies below `position`."""
@@ -131,7 +176,7 @@ class OpenChunk:
             return True
         if self.exact or self.records == 0:
             return False
-        if self.records >= limits.max_records or self.size >= limits.max_bytes:
+        if self._full or self.records >= limits.max_records or self.size >= limits.max_bytes:
             return True
         return self.since is not None and now - self.since >= limits.max_seconds
 
@@ -139,5 +184,12 @@ class OpenChunk:
         """Its range and what there is to upload. The end comes from the position, not from the last record."""
         assert self.position > self.start, "a chunk holds at least one offset"
         offsets = Range(self.start, self.position)
-        cargo = Cargo(list(self._buckets.values()), self.records, self.size, lost=self.lost, standing=self._standing)
+        cargo = Cargo(
+            list(self._buckets.values()),
+            self.records,
+            self.size,
+            lost=self.lost,
+            standing=self._standing,
+            overhead=self.overhead,
+        )
         return offsets, cargo

@@ -337,7 +337,7 @@ class Dispatcher:
         lane, chunk = job.lane, job.chunk
         assert chunk.cargo is not None
         assert chunk.state is ChunkState.CLAIMED
-        raw = chunk.cargo.size
+        raw = chunk.cargo.held
         async with self._packing:
             bodies = await self._uploader.bodies(lane.partition, chunk.offsets, chunk.cargo)
         self._jobs.packed(job, bodies)

@@ -70,12 +70,12 @@ class Lane:
 
     @property
     def held_bytes(self) -> int:
-        """Encoded bytes in the open chunk and in closed ones that aren't compressed yet."""
+        """Bytes of memory of the open chunk and of closed ones that aren't compressed yet."""
         return self.open_bytes + self._closed_bytes
 
     @property
     def open_bytes(self) -> int:
-        return 0 if self._open is None else self._open.size
+        return 0 if self._open is None else self._open.held
 
     @property
     def live(self) -> bool:
@@ -168,7 +168,7 @@ class Lane:
         assert self._open is not None
         offsets, cargo = self._open.close()
         self._append(offsets, cargo, claimed=self._open.claimed)
-        self._closed_bytes += cargo.size
+        self._closed_bytes += cargo.held
         self._open = None
         self._next_chunk()
 

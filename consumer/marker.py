@@ -48,6 +48,7 @@ class Marker:
                 "version": LAYOUT_VERSION,
                 "object_path": layout.object_path,
                 "suffix": layout.suffix,
+                **layout.more,
             },
             "created_by": {"generation": self.generation, "member_id": self.member_id},
         }

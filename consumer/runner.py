@@ -13,7 +13,6 @@ from consumer.chunk import Limits
 from consumer.dispatcher import Dispatcher
 from consumer.encode import open_format
 from consumer.lane import Lane
-from consumer.layout import Layout
 from consumer.offsets import Unanswered
 from consumer.session import Outcome, Session
 from consumer.source import Source, new_consumer
@@ -70,11 +69,14 @@ class Archiver:
         self._settings = settings
         self._bounds = bounds
         self._form = open_format(settings.format, settings.compression, settings.compression_level)
-        self._layout = Layout(
-            settings.s3_prefix, settings.object_path, self._form.suffix, settings.kafka_isolation_level
-        )
+        self._layout = settings.layout()
         self._lanes: Mapping[TopicPartition, Lane] = {}
-        self._limits = Limits(settings.chunk_max_records, settings.chunk_max_bytes, settings.chunk_max_seconds)
+        self._limits = Limits(
+            settings.chunk_max_records,
+            settings.chunk_max_bytes,
+            settings.chunk_max_seconds,
+            settings.chunk_max_buckets,
+        )
 
     async def run(self, stop: asyncio.Event) -> bool:
         """Until `stop` is set or the replay is whole, which is what it returns.

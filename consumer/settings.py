@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any, Final, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from consumer.encode import FormatName, open_format
 from consumer.encode.compression import Compression
-from consumer.layout import DEFAULT_OBJECT_PATH, DIRECTIVES, FLAT
+from consumer.folders import MOST_VALUE_BYTES, parse_template
+from consumer.layout import DEFAULT_OBJECT_PATH, MOST_KEY_BYTES, Layout
+from consumer.moments import ISO, UTC_NAME, open_zone, reader
+from consumer.pointer import parse_pointer
 from headrace.objects import CONTROL_FOLDER, PAYLOAD_FOLDER
 from headrace.settings import MEBIBYTE, CommaList, KafkaSettings, S3Settings
 
@@ -41,11 +43,24 @@ class ConsumerSettings(KafkaSettings, S3Settings):
     )
     chunk_max_bytes: int = Field(64 * MEBIBYTE, ge=1024, description="or so many bytes before compression")
     chunk_max_seconds: float = Field(60, gt=0, description="or this age")
+    chunk_max_buckets: int = Field(
+        1_000, ge=1, description="or before a record that would need one more path (so an object) than so many"
+    )
 
     format: FormatName = Field("jsonl", description="jsonl: an object is a chunk's lines; object: it is one payload")
     compression: Compression = Field("zstd", description="zstd, gzip or none")
     compression_level: int | None = Field(None, description="the compression's level; default: a fast one")
-    object_path: str = Field(DEFAULT_OBJECT_PATH, description="strftime path of a record's time bucket (UTC), or none")
+    object_path: str = Field(
+        DEFAULT_OBJECT_PATH,
+        description="folders of a record: strftime fields, {key}, a payload's {/field}, {topic}, {partition}; or none",
+    )
+    time_field: str = Field(
+        "", description="JSON pointer of the payload's field that tells its time, /at; default: the record's timestamp"
+    )
+    time_format: str = Field(
+        ISO, description="how TIME_FIELD is written: iso8601, unix_s, unix_ms, unix_us, unix_ns or a strptime pattern"
+    )
+    time_zone: str = Field(UTC_NAME, description="IANA zone of the days and hours in OBJECT_PATH, Europe/Berlin")
 
     upload_timeout_seconds: float = Field(60, gt=0, description="an upload's attempt lasts at most so long")
     drain_seconds: float = Field(20, gt=0, description="SIGTERM: store what is held within this time, then leave")
@@ -55,20 +70,18 @@ class ConsumerSettings(KafkaSettings, S3Settings):
         """Between two heartbeats to the group's coordinator."""
         return min(1.0, self.session_timeout_seconds / 4)  # by it a member learns that others come and go
 
-    @field_validator("object_path")
+    @field_validator("object_path", "time_field", "time_format", "time_zone")
     @classmethod
-    def _path_is_safe(cls, value: str) -> str:
-        if value == FLAT:
-            return value
-        parts = value.split("/")
-        if any(part in {"", ".", ".."} or part.startswith("_") for part in parts):
-            raise ValueError("must be folder names joined by /, none empty, . or .. or beginning with _")
-        fields = set(re.findall("%(.?)", value))
-        if not fields:
-            raise ValueError(f"has no strftime field such as %Y; write {FLAT} for a flat layout")
-        if strange := fields - DIRECTIVES:
-            known = ", ".join(f"%{letter}" for letter in sorted(DIRECTIVES))
-            raise ValueError(f"has %{min(strange)}, which is not one of {known}")
+    def _can_be_read(cls, value: str, info: Any) -> str:
+        match info.field_name:
+            case "object_path":
+                parse_template(value)
+            case "time_field" if value:
+                parse_pointer(value)
+            case "time_format":
+                reader(value)
+            case "time_zone":
+                open_zone(value)
         return value
 
     @model_validator(mode="before")
@@ -93,4 +106,36 @@ class ConsumerSettings(KafkaSettings, S3Settings):
             raise ValueError(
                 f"CHUNK_MAX_BYTES={self.chunk_max_bytes} is more than MEMORY_BUDGET_BYTES={self.memory_budget_bytes}"
             )
+        if wrong := self._layout_problems():
+            raise ValueError("\n  ".join(wrong))
         return self
+
+    def layout(self) -> Layout:
+        """What names and contents of objects depend on."""
+        return Layout(
+            self.s3_prefix,
+            self.object_path,
+            open_format(self.format, self.compression, self.compression_level).suffix,
+            self.kafka_isolation_level,
+            self.time_field,
+            self.time_format,
+            self.time_zone,
+        )
+
+    def _layout_problems(self) -> list[str]:
+        """A sentence for each setting of the layout that does not fit the others."""
+        layout, found = self.layout(), []
+        no_time = f"OBJECT_PATH={self.object_path} has no field of the time, such as %Y"
+        if self.time_field and not layout.is_dated:
+            found.append(f"TIME_FIELD={self.time_field} would do nothing: {no_time}")
+        if self.time_zone != UTC_NAME and not layout.is_dated:
+            found.append(f"TIME_ZONE={self.time_zone} would do nothing: {no_time}")
+        if self.time_format != ISO and not self.time_field:
+            found.append(f"TIME_FORMAT={self.time_format} would do nothing: TIME_FIELD does not say which field it is")
+        longest, topic = max((layout.longest_key(topic), topic) for topic in self.kafka_topic)
+        if longest > MOST_KEY_BYTES:
+            found.append(
+                f"Keys of topic {topic} may have up to {longest} bytes with this S3_PREFIX and OBJECT_PATH, where each "
+                f"value counts as {MOST_VALUE_BYTES}; S3 takes {MOST_KEY_BYTES}"
+            )
+        return found

@@ -19,7 +19,7 @@ from consumer.encode.objects import index_lines
 from consumer.memory import trim
 from consumer.passes import Pass
 from consumer.slots import Slots
-from headrace.objects import GAP_FOLDER, gap_key, payload_stem
+from headrace.objects import GAP_FOLDER, gap_key
 from headrace.s3 import S3Refused, S3Unavailable
 
 if TYPE_CHECKING:
@@ -177,9 +177,8 @@ class Uploader:
             trim()
         return lines, content, hashlib.sha256(content).hexdigest()
 
-    @staticmethod
-    def _stem(prefix: str, partition: TopicPartition, bucket: Bucket) -> str:
-        return payload_stem(prefix=prefix, topic=partition.topic, partition=partition.partition, bucket=bucket.path)
+    def _stem(self, prefix: str, partition: TopicPartition, bucket: Bucket) -> str:
+        return self._layout.payload_stem(prefix, partition.topic, partition.partition, bucket.path)
 
     def _gap(self, partition: TopicPartition, offsets: Range, cargo: Cargo) -> Body:
         lost = cargo.lost or offsets

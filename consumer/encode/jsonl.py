@@ -131,6 +131,11 @@ def is_verbatim(body: bytes) -> bool:
     return _LF not in body and _CR not in body and body[-1] > _BLANK and (len(body) < _SHALLOW or not _too_deep(body))
 
 
+def is_shallow(body: bytes) -> bool:
+    """Whether valid JSON is at most MAX_DEPTH deep."""
+    return len(body) < _SHALLOW or not _too_deep(body)
+
+
 def _too_deep(body: bytes) -> bool:
     """Whether arrays and objects stand deeper than MAX_DEPTH in each other, in valid JSON."""
     if body.count(b"[") + body.count(b"{") <= MAX_DEPTH:

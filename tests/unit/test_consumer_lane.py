@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.budget import Budget
-from consumer.chunk import Bucket, Limits, OpenChunk
+from consumer.chunk import BUCKET_BYTES, PART_BYTES, Bucket, Limits, OpenChunk
 from consumer.claims import ChunkState, ClosedChunk, Committed
 from consumer.lane import Lane, LaneState
 from consumer.layout import Group, Layout
@@ -156,6 +156,37 @@ def test_buckets_of_a_chunk_share_its_range() -> None:
     assert chunk.cargo is not None
     assert [(one.path, one.records) for one in chunk.cargo.buckets] == [("hour=00", 2), ("hour=01", 1), ("hour=02", 1)]
     assert (chunk.cargo.records, chunk.cargo.size) == (4, 8)
+
+
+def test_a_chunk_closes_before_a_bucket_too_many() -> None:
+    """Wherever the fetch ends: its record begins the next chunk. Those that fit are taken until then."""
+    hours = [0, 1, 0, 1, 2, 2, 0, 3]
+    records = [record(offset, hour) for offset, hour in enumerate(hours)]
+    for size in range(1, 9):
+        lane = lane_of(free(), limits=Limits(100, 1000, 10, max_buckets=2))
+        for at in range(0, 8, size):
+            lane.take(records[at : at + size], min(at + size, 8), 0.0)
+        assert ranges(lane) == [(0, 4), (4, 7)]
+        assert lane.open_bytes == len(b"".join(encode(some(7))))
+
+
+def test_a_claimed_chunk_has_as_many_buckets_as_it_had() -> None:
+    lane = lane_of(Takeover(commit(0, 3), True, (recut(0, 3),), 0), limits=Limits(100, 1000, 10, max_buckets=1))
+    lane.take([record(0, 0), record(1, 1), record(2, 2)], 3, 0.0)
+    assert [len(one.cargo.buckets) for one in lane.ready if one.cargo] == [3]
+
+
+def test_many_buckets_hold_more_than_their_lines() -> None:
+    """Or a thousand open partitions of a day's hours would be beyond the budget, and nobody would know."""
+    chunk = OpenChunk(0)
+    for offset in range(100):
+        chunk.take([record(offset, offset % 24)], layout=LAYOUT, encode=encode, limits=Limits(200, 10**6, 10), now=0.0)
+    assert chunk.held == chunk.size + 24 * BUCKET_BYTES + 100 * PART_BYTES
+    _, cargo = chunk.close()
+    assert cargo.held == chunk.held
+    one = OpenChunk(0)
+    one.take(some(1, 2), layout=LAYOUT, encode=encode, limits=LIMITS, now=0.0)
+    assert one.held == one.size
 
 
 def test_a_bucket_knows_its_first_and_last_timestamp() -> None:
@@ -360,7 +391,7 @@ def logs(draw: st.DrawFn) -> tuple[list[StoredRecord], int]:
     return found, offset + draw(st.sampled_from([0, 1, 3]))
 
 
-limits = st.builds(Limits, st.integers(1, 7), st.integers(1, 40), st.just(10))
+limits = st.builds(Limits, st.integers(1, 7), st.integers(1, 40), st.just(10), st.integers(1, 4))
 
 
 def pump(lane: Lane, log: tuple[list[StoredRecord], int], data: st.DataObject, clock: Callable[[], int]) -> None:
@@ -407,7 +438,8 @@ def test_chunks_join_and_a_second_owner_cuts_the_same(
     first = closed(lane)
     assert_joined(first, records, 0)
     assert all(one.cargo is not None and one.cargo.records <= bounds.max_records for one in first)
-    assert lane.held_bytes == lane.open_bytes + sum(one.cargo.size for one in first if one.cargo)
+    assert all(one.cargo is not None and len(one.cargo.buckets) <= bounds.max_buckets for one in first)
+    assert lane.held_bytes == lane.open_bytes + sum(one.cargo.held for one in first if one.cargo)
 
     # Some are claimed; of these, the first few are stored and committed past. Then somebody else takes over.
     stored = data.draw(st.integers(0, len(first)))

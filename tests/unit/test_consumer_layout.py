@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.layout import DEFAULT_OBJECT_PATH, FLAT, Layout
+from consumer.folders import FLAT
+from consumer.layout import DEFAULT_OBJECT_PATH, Layout
 from headrace.objects import Range
 from headrace.record import StoredRecord
 
