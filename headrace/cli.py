@@ -21,6 +21,7 @@ COMMANDS: Final = {
     "verify": ("headrace.verify", "verify"),
     "replay": ("consumer.cli", "replay"),
     "claims": ("consumer.cli", "claims"),
+    "token": ("producer.cli", "token"),
     "bench": ("headrace.bench.cli", "bench"),
     "config": ("headrace.config", "config"),
 }

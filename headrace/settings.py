@@ -166,7 +166,7 @@ def load(kind: type[AnySettings], **overrides: Any) -> AnySettings:
             hint = f" ({field.description})" if field is not None and field.description else ""
             if problem["type"] == "missing":
                 what = "is not set"
-            elif name and field is not None and "password" not in name.lower():
+            elif name and field is not None and field.annotation is not SecretStr:
                 what = f"= {problem['input']!r}: {what}"
             lines.append(f"  {name} {what}{hint}" if name else f"  {what}")
         where = f"the environment or {config_file()}"

@@ -10,6 +10,7 @@ from headrace.errors import SettingsError
 from headrace.settings import load
 from headrace.telemetry import setup_logging
 from producer.settings import ProducerSettings
+from producer.tokens import entry_for, new_token
 
 
 @click.command()
@@ -36,3 +37,23 @@ def serve(host: str | None, port: int | None, topic: str | None, workers: int | 
         run(settings)
         return
     sys.exit(run_workers(settings))
+
+
+@click.command()
+@click.argument("name")
+@click.option("--topic", "topics", multiple=True, help="A topic that it may publish to; again for more (default: all).")
+def token(name: str, topics: tuple[str, ...]) -> None:
+    """Make a token for callers named NAME.
+
+    The first line is for them, to be sent as `Authorization: Bearer TOKEN`; it can't be shown again. The second line is
+    for HTTP_TOKENS (several: with commas) or a line of HTTP_TOKENS_FILE; it holds only the token's SHA-256.
+    """
+    made = new_token()
+    try:
+        entry = entry_for(name, made, topics)
+    except ValueError:
+        raise click.UsageError(
+            "NAME has up to 64 letters, digits, '.', '_' and '-', a topic up to 249 of them."
+        ) from None
+    click.echo(f"token:   {made}")
+    click.echo(f"setting: {entry}")

@@ -57,8 +57,8 @@ class Ingest(Endpoint):
         if body is None:
             return None
         try:
-            if caller is not None and form is Form.ENVELOPE:
-                caller.check_token(body)
+            if caller is not None:
+                caller.check_token(body if form is Form.ENVELOPE else b"")
             payloads = split_envelope(body) if form is Form.ENVELOPE else split_lines(body)
             if not payloads:
                 self._intake.release(len(body))
