@@ -103,8 +103,9 @@ class _TryAgain(Exception):
 class Sender:
     """Sends groups, a few at a time. Each is accepted, or `send` raises HeadraceError that names its payloads."""
 
-    def __init__(self, client: httpx.AsyncClient, url: str, *, patience: float) -> None:
+    def __init__(self, client: httpx.AsyncClient, url: str, *, patience: float, token: str | None = None) -> None:
         self._client = client
+        self._who = {} if token is None else {"Authorization": f"Bearer {token}"}
         self._url = url
         self._patience = patience
         self._run = uuid.uuid4().hex
@@ -162,7 +163,7 @@ class Sender:
 
     async def _post(self, group: Group, body: bytes, key: str) -> bool:
         """Accepted, or (False) too long for one request. Raises _TryAgain, or HeadraceError when that is no use."""
-        headers = {"Content-Type": "application/json", "Idempotency-Key": key}
+        headers = {"Content-Type": "application/json", "Idempotency-Key": key, **self._who}
         try:
             answer = await self._client.post(self._url, content=body, headers=headers)
         except httpx.ConnectError as error:
@@ -280,6 +281,7 @@ def _progress(name: str, raw: IO[bytes], summary: Summary) -> Iterator[Callable[
 @click.option("--batch-payloads", type=click.IntRange(1), default=500, show_default=True, help="Payloads of a request.")
 @click.option("--concurrency", type=click.IntRange(1), default=4, show_default=True, help="Requests in flight.")
 @click.option("--retry-seconds", type=float, default=60, show_default=True, help="How long a request is tried again.")
+@click.option("--token", envvar="HTTP_TOKEN", help="Says who sends; better told by the environment: HTTP_TOKEN.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def send(
     file: str,
@@ -289,6 +291,7 @@ def send(
     batch_payloads: int,
     concurrency: int,
     retry_seconds: float,
+    token: str | None,
     as_json: bool,
 ) -> None:
     """Send the payloads of FILE (- is standard input) to the producer.
@@ -306,18 +309,27 @@ def send(
             batch_payloads=batch_payloads,
             concurrency=concurrency,
             patience=retry_seconds,
+            token=token,
         )
     )
     click.echo(orjson.dumps(asdict(summary)) if as_json else str(summary))
 
 
 async def _send_file(
-    file: str, url: str, shape: Shape, *, batch_bytes: int, batch_payloads: int, concurrency: int, patience: float
+    file: str,
+    url: str,
+    shape: Shape,
+    *,
+    batch_bytes: int,
+    batch_payloads: int,
+    concurrency: int,
+    patience: float,
+    token: str | None,
 ) -> Summary:
     began = time.monotonic()
     limits = httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
     async with httpx.AsyncClient(timeout=60, limits=limits, trust_env=False) as client:
-        sender = Sender(client, url, patience=patience)
+        sender = Sender(client, url, patience=patience, token=token)
         with open_source(file) as (raw, content), _progress(file, raw, sender.summary) as progress:
             payloads = read_collection(read_chunks(file, content, progress), shape)
             try:

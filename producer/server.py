@@ -15,6 +15,7 @@ import uvicorn
 
 from headrace.lifecycle import either, on_ending_signals, stop_with_parent
 from headrace.management import EmbeddedServer, Health, serve_management
+from producer.access import access_for
 from producer.app import PATH, create_app
 from producer.bodies import Bodies
 from producer.ingest import Ingest
@@ -64,8 +65,11 @@ async def serve(settings: ProducerSettings, listener: socket.socket, *, listen_w
     intake = Intake(settings)
     publisher = Publisher(settings, health, intake)
     bodies = Bodies(settings, intake)
-    ingest = Ingest(settings, intake, bodies)
+    access = access_for(settings)
+    admit = None if access is None else access.admit
+    ingest = Ingest(settings, intake, bodies, admit)
     app: Any = create_app(ingest, health)
+    tls = settings.tls()
     most = settings.max_connections + settings.max_connections // 4
     allow_descriptors(most)
     farewell = min(FAREWELL_SECONDS, settings.drain_seconds / 4)
@@ -79,6 +83,7 @@ async def serve(settings: ProducerSettings, listener: socket.socket, *, listen_w
             access_log=False,
             proxy_headers=False,
             server_header=False,
+            ssl_context_factory=None if tls is None else (lambda *_: tls),
             timeout_graceful_shutdown=max(1, round(settings.drain_seconds - farewell)),
         )
     )
@@ -116,7 +121,8 @@ async def serve(settings: ProducerSettings, listener: socket.socket, *, listen_w
                 await _until_connected(publisher, leaving)
             address = listener.getsockname()
             logger.info(
-                "Taking payloads at http://%s:%d%s",
+                "Taking payloads at %s://%s:%d%s",
+                "http" if tls is None else "https",
                 f"[{address[0]}]" if ":" in address[0] else address[0],
                 address[1],
                 PATH,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from aiokafka.structs import ConsumerRecord
 
-ADDRESS = re.compile(r"Taking payloads at (http://\S+)/payloads")
+ADDRESS = re.compile(r"Taking payloads at (https?://\S+)/payloads")
 
 
 class ProducerProcess:

@@ -159,6 +159,14 @@ def test_both_sides_speak_of_the_same_place(compose: dict[str, Any]) -> None:
     }
 
 
+def test_the_files_own_curl_line_shows_the_default_token(compose: dict[str, Any]) -> None:
+    told = compose["services"]["producer"]["environment"]["HTTP_TOKEN"]
+    token = re.fullmatch(r"\$\{HTTP_TOKEN:-(.*)\}", told)
+    assert token is not None
+    for file in ("docker-compose.yml", "docs/CONTAINERS.md"):
+        assert f"Authorization: Bearer {token[1]}'" in (ROOT / file).read_text()
+
+
 def test_consumers_can_be_many(compose: dict[str, Any]) -> None:
     assert {"ports", "container_name", "hostname"}.isdisjoint(compose["services"]["consumer"])
 
