@@ -65,9 +65,7 @@ def read_credentials(
     }
     for name, secrets in found.items():
         if any(len(secret) < MIN_SECRET_LENGTH for secret in secrets):
-            wrong.append(
-                f"HTTP_{name.upper()}_SECRET has one shorter than {MIN_SECRET_LENGTH} characters: easy to guess"
-            )
+            wrong.append(f"HTTP_{name.upper()}_SECRET has one of fewer than {MIN_SECRET_LENGTH} characters")
     if wrong:
         raise ValueError("; ".join(wrong))
     signers = {name: tuple(secret.encode() for secret in secrets) for name, secrets in found.items()}
