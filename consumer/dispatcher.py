@@ -19,17 +19,18 @@ from consumer.claims import ChunkState
 from consumer.jobs import Jobs
 from consumer.lane import Lane, LaneState
 from consumer.offsets import METADATA_TOO_LARGE, RETRIABLE
-from consumer.uploader import HEALTH_PART
+from consumer.uploader import HEALTH_PART, Bundle
 from headrace.errors import HaltError
 
 if TYPE_CHECKING:
+    from collections import deque
     from collections.abc import Callable, Collection, Iterable, Sequence
 
     from aiokafka import TopicPartition
 
     from consumer.claims import Plan
     from consumer.jobs import Job
-    from consumer.uploader import Uploader
+    from consumer.uploader import Body, Uploader
     from headrace.management import Health
     from headrace.record import Record
 
@@ -309,29 +310,42 @@ class Dispatcher:
         return self.lanes.get(lane.partition) is lane and lane.state is not LaneState.FAILED
 
     async def _try(self, job: Job) -> None:
-        """Compress it, where that is to be done, and store its objects, up to the first attempt that fails."""
+        """Compress it, where that is to be done, and store its objects, up to attempts that fail."""
         lane, kept = job.lane, False
         try:
             if job.bodies is None:
                 await self._pack(job)
             while job.bodies and self._wanted(lane):
-                body = job.bodies[0]
-                before = body.progress
-                if not await self._uploader.upload(lane.partition, body, partial(self._wanted, lane)):
-                    if body.progress > before:
-                        self._jobs.progressed(job)
+                if not await self._upload(job, job.bodies):
                     ready_at = asyncio.get_running_loop().time() + self._uploader.pause(job.failures + 1)
                     kept = self._jobs.again(job, ready_at)
                     return
-                self.budget.add(-self._jobs.stored(job))
-                if not self._jobs.failing:
-                    self._health.report(HEALTH_PART, None)
             if not job.bodies:
                 self._stored(job)
         finally:
             if not kept:
                 self._jobs.done(job)
                 self.budget.add(-job.body_bytes)
+
+    async def _upload(self, job: Job, bodies: deque[Body]) -> bool:
+        """The first of its objects; or all of them side by side, once its bundles are stored."""
+        partition, wanted, body = job.lane.partition, partial(self._wanted, job.lane), bodies[0]
+        stored = partial(self._body_stored, job)
+        if len(bodies) > 1 and not isinstance(body, Bundle):
+            again = job.failures > 0
+            return await self._uploader.upload_all(partition, list(bodies), wanted, stored=stored, after_failure=again)
+        before = body.progress
+        if await self._uploader.upload(partition, body, wanted):
+            stored(body)
+            return True
+        if body.progress > before:
+            self._jobs.progressed(job)
+        return False
+
+    def _body_stored(self, job: Job, body: Body) -> None:
+        self.budget.add(-self._jobs.stored(job, body))
+        if not self._jobs.failing:
+            self._health.report(HEALTH_PART, None)
 
     async def _pack(self, job: Job) -> None:
         lane, chunk = job.lane, job.chunk

@@ -39,7 +39,7 @@ class Job:
 
     @property
     def body_bytes(self) -> int:
-        return sum(len(body.content) for body in self.bodies or ())
+        return sum(body.held for body in self.bodies or ())
 
 
 @dataclass(eq=False)
@@ -160,10 +160,11 @@ class Jobs:
         if (line := self._lines.get(job.lane)) is not None:
             line.body_bytes += job.body_bytes
 
-    def stored(self, job: Job) -> int:
-        """S3 has the first of its objects. Returns the bytes that memory need not hold any more."""
+    def stored(self, job: Job, body: Body) -> int:
+        """S3 has this one of its objects. Returns the bytes that memory need not hold any more."""
         assert job.bodies
-        size = len(job.bodies.popleft().content)
+        job.bodies.remove(body)  # mostly one of the first
+        size = body.held
         if (line := self._lines.get(job.lane)) is not None:
             line.body_bytes -= size
         self.progressed(job)

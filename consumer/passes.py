@@ -1,24 +1,23 @@
-"""One pass over a bundle: an attempt for each payload that isn't stored yet, side by side as there are slots."""
+"""One pass over what is to be stored: an attempt for each thing, side by side as there are slots."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
-from consumer.encode.objects import payloads
 from consumer.jobs import FAILURES_TO_FAIL
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from aiokafka import TopicPartition
 
-    from consumer.encode.objects import Payload
     from consumer.slots import Slots
-    from consumer.uploader import Bundle
+
+Item = TypeVar("Item")
 
 
-class Pass:
+class Pass(Generic[Item]):
     """What fails is left for the next pass, after a pause; what fails a few times in a row ends this one.
 
     A pass after one that failed begins with a single attempt, which shows whether to go on. `run` is called once.
@@ -26,45 +25,49 @@ class Pass:
 
     def __init__(
         self,
-        bundle: Bundle,
-        partition: TopicPartition,
+        items: Iterable[Item],
+        count: int,
         *,
+        partition: TopicPartition,
+        order: int,
         slots: Slots,
-        attempt: Callable[[Payload], Awaitable[bool]],
+        attempt: Callable[[Item], Awaitable[bool]],
         wanted: Callable[[], bool],
+        after_failure: bool,
     ) -> None:
-        """`wanted` is asked before each attempt; none starts once it says no."""
-        self._bundle = bundle
+        """`count`: how many items there are. `wanted` is asked before each attempt; none starts once it says no."""
+        self._left = iter(items)
+        self._count = count
         self._partition = partition
+        self._order = order
         self._slots = slots
         self._attempt = attempt
         self._wanted = wanted
-        self._left = (it for it in payloads(bundle.content, bundle.key) if it.offset not in bundle.stored)
+        self._after_failure = after_failure
         self._in_a_row = 0
+        self._failed = False
 
     async def run(self) -> bool:
-        """Whether all of the bundle is stored now. Raises what an attempt raises."""
-        bundle = self._bundle
-        if bundle.failed:
-            bundle.failed.clear()
+        """Whether all of it is stored now. Raises what an attempt raises."""
+        if self._after_failure:
             await self._turn(1)
             if self._in_a_row:
                 return False
         try:
             async with asyncio.TaskGroup() as side_by_side:
-                for _ in range(min(self._slots.total, bundle.records - bundle.progress)):
+                for _ in range(min(self._slots.total, self._count)):
                     side_by_side.create_task(self._turns())
         except ExceptionGroup as failed:
             raise failed.exceptions[0] from None
-        return not bundle.failed and next(self._left, None) is None
+        return not self._failed and next(self._left, None) is None
 
     async def _turns(self) -> None:
-        while await self._turn(self._bundle.records):
+        while await self._turn(self._count):
             pass
 
     async def _turn(self, most: int) -> bool:
         """One attempt after the other, for as long as the slot may be kept. False when there is none left to make."""
-        await self._slots.take(self._partition, self._bundle.order)
+        await self._slots.take(self._partition, self._order)
         try:
             for _ in range(most):
                 if not await self._one():
@@ -78,13 +81,12 @@ class Pass:
     async def _one(self) -> bool:
         if self._in_a_row >= FAILURES_TO_FAIL or not self._wanted():
             return False
-        payload = next(self._left, None)
-        if payload is None:
+        item = next(self._left, None)
+        if item is None:
             return False
-        if await self._attempt(payload):
-            self._bundle.stored.add(payload.offset)
+        if await self._attempt(item):
             self._in_a_row = 0
         else:
-            self._bundle.failed.add(payload.offset)
+            self._failed = True
             self._in_a_row += 1
         return True

@@ -7,7 +7,6 @@ import hashlib
 import logging
 import random
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import orjson
@@ -15,7 +14,7 @@ import orjson
 from consumer import metrics
 from consumer.chunk import Bucket
 from consumer.encode.compression import compress
-from consumer.encode.objects import index_lines
+from consumer.encode.objects import index_lines, payloads
 from consumer.memory import trim
 from consumer.passes import Pass
 from consumer.slots import Slots
@@ -23,7 +22,7 @@ from headrace.objects import GAP_FOLDER, gap_key
 from headrace.s3 import S3Refused, S3Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from aiokafka import TopicPartition
 
@@ -41,6 +40,10 @@ FIRST_PAUSE_SECONDS: Final = 0.1
 LONGEST_PAUSE_SECONDS: Final = 20.0
 TRIM_FROM_BYTES: Final = 1024 * 1024
 """Chunks of small payloads leave no large holes in memory, and come several a second."""
+HANDFUL_BYTES: Final = 1024 * 1024
+"""Lines of small buckets that are compressed in one go: a thread for each would cost more than what it does."""
+BODY_BYTES: Final = 2_000
+"""What memory holds for a body beside its content: its key and metadata."""
 HEALTH_PART: Final = "s3"
 """Reported by failed attempts; taken back by the dispatcher, which knows whether any partition still fails."""
 
@@ -60,6 +63,13 @@ class Body:
     records: int
     order: int = 0
     """Where its chunk starts: in a partition, older ones are first."""
+    overhead: int = 0
+    """Bytes of memory beside its content, where a chunk has many bodies."""
+
+    @property
+    def held(self) -> int:
+        """Bytes of memory."""
+        return len(self.content) + self.overhead
 
     @property
     def progress(self) -> int:
@@ -103,6 +113,20 @@ def missing_objects(
     return missing, len({*(key for key, _ in named + missing), *cargo.standing})
 
 
+def _handfuls(named: Sequence[tuple[str, Bucket]]) -> Iterator[list[tuple[str, Bucket]]]:
+    """In order, with no more than HANDFUL_BYTES of lines each, or a single bucket."""
+    some: list[tuple[str, Bucket]] = []
+    size = 0
+    for name, bucket in named:
+        more = sum(map(len, bucket.parts))
+        if some and size + more > HANDFUL_BYTES:
+            yield some
+            some, size = [], 0
+        some.append((name, bucket))
+        size += more
+    yield some
+
+
 class Uploader:
     """Stores chunks of one assignment. Stateless between chunks; `upload` may run side by side."""
 
@@ -120,8 +144,7 @@ class Uploader:
     ) -> None:
         """`alive_for`: seconds since the last good heartbeat of the assignment, asked right before each attempt.
 
-        `most_attempts`: how many may be under way at a time where payloads are objects of their own. Otherwise it is
-        the callers', one each.
+        `most_attempts`: how many may be under way at a time.
         """
         self._store = store
         self._layout = layout
@@ -144,25 +167,31 @@ class Uploader:
         }
         if cargo.lost is not None:
             common["headrace-lost"] = f"{cargo.lost.start}-{cargo.lost.end}"
+        overhead = BODY_BYTES if len(missing) > 1 else 0
         bundles: list[Body] = []
         found: list[Body] = []
-        for name, bucket in missing:
-            if self._form.one_by_one:
-                lines, content, digest = await asyncio.to_thread(self._pack_index, partition, bucket)
+        for some in _handfuls(missing):
+            packed = await asyncio.to_thread(self._pack_some, partition, [bucket for _, bucket in some])
+            for (name, bucket), (lines, content, digest) in zip(some, packed, strict=True):
                 if lines:
                     stem = self._stem(self._layout.prefix, partition, bucket)
-                    bundles.append(Bundle(stem, lines, {}, "", bucket.records, offsets.start))
-            else:
-                content, digest = await asyncio.to_thread(self._pack, bucket)
-            own = {
-                "headrace-records": str(bucket.records),
-                "headrace-sha256": digest,
-                "headrace-first-timestamp": str(bucket.first_timestamp),
-                "headrace-last-timestamp": str(bucket.last_timestamp),
-            }
-            found.append(Body(name, content, common | own, self._form.content_type, bucket.records, offsets.start))
+                    bundles.append(Bundle(stem, lines, {}, "", bucket.records, offsets.start, overhead))
+                own = {
+                    "headrace-records": str(bucket.records),
+                    "headrace-sha256": digest,
+                    "headrace-first-timestamp": str(bucket.first_timestamp),
+                    "headrace-last-timestamp": str(bucket.last_timestamp),
+                }
+                kind = self._form.content_type
+                found.append(Body(name, content, common | own, kind, bucket.records, offsets.start, overhead))
         # Indexes come last: where one stands, all that it tells of stands, too, and a chunk is whole when they all do.
         return bundles + found
+
+    def _pack_some(self, partition: TopicPartition, buckets: list[Bucket]) -> list[tuple[bytes, bytes, str]]:
+        """Of each: lines of payloads that are to be objects of their own, if any, its object's body, and its digest."""
+        if self._form.one_by_one:
+            return [self._pack_index(partition, bucket) for bucket in buckets]
+        return [(b"", *self._pack(bucket)) for bucket in buckets]
 
     def _pack(self, bucket: Bucket) -> tuple[bytes, str]:
         content = self._form.compress(bucket.parts)  # lets the lines go
@@ -213,23 +242,67 @@ class Uploader:
         """
         if isinstance(body, Bundle):
             before = body.progress
-            attempt = partial(self._attempt, partition)
-            stored = await Pass(body, partition, slots=self._slots, attempt=attempt, wanted=wanted).run()
+            stored = await self._upload_bundle(partition, body, wanted)
             metrics.STORED_OBJECTS.labels(partition.topic).inc(body.progress - before)
             return stored
-        if self._form.one_by_one:
-            await self._slots.take(partition, body.order)
-            try:
-                stored = wanted() and await self._attempt(partition, body)
-            finally:
-                self._slots.give(partition)
-        else:
-            stored = await self._attempt(partition, body)
-        if stored:
-            metrics.STORED_OBJECTS.labels(partition.topic).inc()
-            metrics.STORED_BYTES.labels(partition.topic).inc(len(body.content))
-            metrics.STORED_RECORDS.labels(partition.topic).inc(body.records)
-        return stored
+        await self._slots.take(partition, body.order)
+        try:
+            return wanted() and await self._upload_one(partition, body, None)
+        finally:
+            self._slots.give(partition)
+
+    async def upload_all(
+        self,
+        partition: TopicPartition,
+        bodies: Sequence[Body],
+        wanted: Callable[[], bool],
+        *,
+        stored: Callable[[Body], None],
+        after_failure: bool,
+    ) -> bool:
+        """An attempt for each of a chunk's objects, none of them a bundle, side by side; as `upload` otherwise.
+
+        `stored` is told each one that S3 has. `after_failure`: it is not the first time.
+        """
+        return await Pass(
+            bodies,
+            len(bodies),
+            partition=partition,
+            order=bodies[0].order,
+            slots=self._slots,
+            attempt=lambda body: self._upload_one(partition, body, stored),
+            wanted=wanted,
+            after_failure=after_failure,
+        ).run()
+
+    async def _upload_bundle(self, partition: TopicPartition, bundle: Bundle, wanted: Callable[[], bool]) -> bool:
+        async def attempt(payload: Payload) -> bool:
+            stored = await self._attempt(partition, payload)
+            (bundle.stored if stored else bundle.failed).add(payload.offset)
+            return stored
+
+        after_failure = bool(bundle.failed)
+        bundle.failed.clear()
+        return await Pass(
+            (it for it in payloads(bundle.content, bundle.key) if it.offset not in bundle.stored),
+            bundle.records - bundle.progress,
+            partition=partition,
+            order=bundle.order,
+            slots=self._slots,
+            attempt=attempt,
+            wanted=wanted,
+            after_failure=after_failure,
+        ).run()
+
+    async def _upload_one(self, partition: TopicPartition, body: Body, stored: Callable[[Body], None] | None) -> bool:
+        if not await self._attempt(partition, body):
+            return False
+        metrics.STORED_OBJECTS.labels(partition.topic).inc()
+        metrics.STORED_BYTES.labels(partition.topic).inc(len(body.content))
+        metrics.STORED_RECORDS.labels(partition.topic).inc(body.records)
+        if stored is not None:
+            stored(body)
+        return True
 
     async def _attempt(self, partition: TopicPartition, it: Body | Payload) -> bool:
         quiet_for = self._alive_for()

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from tests.simulation.world import Trap, World
 
 ROOT = Path(__file__).parent.parent.parent
-LINE_BYTES = 160
-"""More than any record's line here."""
+LINE_BYTES = 200
+"""More than any record's line here, and what a bucket of its own costs beside it."""
 CANCELLED_SECONDS = 30.0
 STOPPED_SECONDS = 40.0
 """So long may an ending take whose Kafka can be reached: the longest drain, and leaving twice over."""

@@ -14,6 +14,8 @@ from unittest.mock import patch
 
 from aiokafka.consumer import group_coordinator, subscription_state
 
+import consumer.chunk
+import consumer.uploader
 from tests.simulation.profiles import draw, profile_of
 from tests.simulation.run import Run
 from tests.simulation.virtual import OWNER, Stuck
@@ -33,6 +35,9 @@ def virtual_time(world: World) -> Iterator[None]:
             patch.object(group_coordinator, "time", monotonic),
             patch.object(subscription_state, "time", monotonic),
             patch.object(time, "time", lambda: world.wall_ms() / 1000),
+            # Records and budgets are a thousandth of real ones, and so is what buckets cost beside.
+            patch.multiple(consumer.chunk, BUCKET_BYTES=10, PART_BYTES=1),
+            patch.object(consumer.uploader, "BODY_BYTES", 20),
         ):
             yield
     finally:

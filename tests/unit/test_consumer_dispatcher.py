@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,10 +14,11 @@ from consumer.chunk import Limits
 from consumer.claims import ChunkState, Committed
 from consumer.dispatcher import Dispatcher, clear_halts
 from consumer.encode import open_format
+from consumer.jobs import FAILURES_TO_FAIL
 from consumer.lane import Lane, LaneState
 from consumer.layout import Layout
 from consumer.takeover import Segment, SegmentKind, Takeover
-from consumer.uploader import AssignmentStale, Uploader
+from consumer.uploader import BODY_BYTES, AssignmentStale, Uploader
 from headrace.management import Health
 from headrace.objects import Range
 from headrace.record import StoredRecord
@@ -24,7 +26,7 @@ from headrace.s3 import S3Refused, S3Unavailable
 from tests.fakes import Fault, MemoryStore, in_virtual_time, unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
     from headrace.record import Record
 
@@ -52,7 +54,10 @@ def recut(start: int, end: int, **more: Any) -> Segment:
 class Rig:
     """A dispatcher over a store in memory, with lanes that read an endless log of records of ten bytes each."""
 
-    def __init__(self, *, budget: int = 1000, max_queue: int = 100, limits: Limits | None = None) -> None:
+    def __init__(
+        self, *, budget: int = 1000, max_queue: int = 100, limits: Limits | None = None, layout: Layout = LAYOUT
+    ) -> None:
+        self.layout = layout
         self.store = MemoryStore()
         self.health = Health()
         self.now = 0.0
@@ -60,7 +65,7 @@ class Rig:
         self.limits = limits or Limits(5, 10_000, 60)
         self.uploader = Uploader(
             store=self.store,
-            layout=LAYOUT,
+            layout=layout,
             form=open_format("jsonl", "none"),
             timeout_seconds=60,
             alive_for=lambda: self.quiet_for,
@@ -86,7 +91,7 @@ class Rig:
         lane = Lane(
             tp(number),
             Takeover(commit(start, *ends), True, segments, start),
-            layout=LAYOUT,
+            layout=self.layout,
             encode=encode,
             limits=self.limits,
             most_claims=most,
@@ -201,6 +206,85 @@ async def test_a_chunk_is_stored_when_all_its_objects_are() -> None:
         await rig.settle()
     assert len(rig.store.objects) == 2
     assert {put.metadata["headrace-chunk-objects"] for put in rig.store.landed} == {"2"}
+
+
+class Slow(MemoryStore):
+    """A store that takes a second for each PUT, and tells how many were under way at most."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.most = 0
+
+    async def put(self, key: str, body: bytes, *, metadata: Mapping[str, str], content_type: str) -> None:
+        self.now += 1
+        self.most = max(self.most, self.now)
+        try:
+            await asyncio.sleep(1)
+            await super().put(key, body, metadata=metadata, content_type=content_type)
+        finally:
+            self.now -= 1
+
+
+@in_virtual_time
+async def test_a_chunks_many_objects_are_stored_side_by_side() -> None:
+    """Its own PUTs do not wait for each other, and others' do not wait for them: MAX_WORKERS at a time, in all."""
+    rig = Rig(budget=10**7, limits=Limits(1000, 10**6, 60), layout=Layout("p", "at=%FT%H", "jsonl"))
+    rig.store = rig.uploader._store = Slow()
+    wide, narrow = rig.lane(0), rig.lane(1)
+    for hour in range(200):
+        rig.feed(wide, 1, hours=hour)
+    wide.cut()
+    clock = asyncio.get_running_loop().time
+    began = clock()
+    async with rig.workers(16):
+        rig.commit()
+        await asyncio.sleep(0.5)
+        rig.feed(narrow, 5)
+        narrow.cut()
+        while not narrow.claims.settled:
+            rig.commit()
+            await asyncio.sleep(0.1)
+        assert clock() - began < 4, "it waited for one of the wide chunk's, not for all"
+        await rig.settle()
+    assert 201 / 16 <= (clock() - began) < 201 / 16 + 3
+    assert rig.store.most == 16
+    assert len(rig.store.objects) == 200 + 1
+
+
+@in_virtual_time
+async def test_what_fails_of_many_objects_is_tried_again_alone() -> None:
+    """Three failures in a row end a round, and the next begins with a single attempt; what is stored stays so."""
+    rig = Rig(budget=10**7, limits=Limits(1000, 10**6, 60))
+    lane = rig.lane()
+    for hour in range(24):
+        rig.feed(lane, 1, hours=hour)
+    lane.cut()
+    rig.store.faults += [Fault("put", S3Unavailable("503"), key="hour=07") for _ in range(3)]
+    async with rig.workers():
+        rig.commit()
+        await rig.settle()
+    assert len(rig.store.objects) == 24
+    puts = Counter(key for call, key in rig.store.calls if call == "put")
+    assert sorted(puts.values()) == [1] * 23 + [4]
+    assert rig.dispatcher.budget.held == 0
+    assert rig.health.ready
+
+
+@in_virtual_time
+async def test_a_dead_store_is_not_asked_for_each_of_many_objects() -> None:
+    rig = Rig(budget=10**7, limits=Limits(1000, 10**6, 60))
+    lane = rig.lane()
+    for hour in range(24):
+        rig.feed(lane, 1, hours=hour)
+    lane.cut()
+    rig.store.faults += [Fault("put", S3Unavailable("503")) for _ in range(30)]
+    async with rig.workers():
+        rig.commit()
+        await asyncio.sleep(0.01)
+        assert len(rig.store.calls) <= 16 + FAILURES_TO_FAIL
+        await rig.settle()
+    assert len(rig.store.objects) == 24
+    assert rig.dispatcher.budget.held == 0
 
 
 @in_virtual_time
@@ -668,9 +752,10 @@ async def test_a_cancelled_upload_is_not_stored_and_holds_nothing(moment: str, m
         rig.commit()
         ((chunk,),) = [list(lane.claims._chunks)]
         await reached.wait()
-        await asyncio.sleep(0)
+        while moment in {"pausing", "answer lost"} and not rig.dispatcher._jobs.qsize():
+            await asyncio.sleep(0)
     assert chunk.state is ChunkState.CLAIMED
-    rests = {"pausing": 50, "answer lost": 30}.get(moment, 0)  # compressed, waiting to be tried again
+    rests = {"pausing": 20 + BODY_BYTES, "answer lost": 30 + BODY_BYTES}.get(moment, 0)  # waiting to be tried again
     assert rig.dispatcher.budget.held == lane.held_bytes + rests
     assert rig.dispatcher.plans() == []
     rig.dispatcher.remove(tp())
