@@ -11,20 +11,19 @@ from producer.batches import BATCH_OVERHEAD, Batch, Batcher, Budget, Request
 from producer.errors import Kind, Problem
 from producer.metrics import PUBLISH_SECONDS, TALLY
 from producer.partitioner import parts_by_partition, wanted_partitions
-from producer.records import Each, Part, each_bytes, places, record_bytes
+from producer.publication import UNKNOWN, Bundle, Publication, joint_outcome, settle
+from producer.records import Each, Part, each_bytes, record_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from producer.records import Headers, Place, Records
+    from producer.records import Headers, Records
     from producer.settings import ProducerSettings
 
 DEFAULT_BATCH_LIMIT: Final = 1_048_588  # Kafka's own default of max.message.bytes
 FULL_BATCH: Final = 1_000_000  # requests are put together up to here; a single one may be as long as the topic allows
 TICK_SECONDS: Final = 0.1
 ROOM_SECONDS: Final = 1.0  # what a 503 would tell the client to wait
-
-UNKNOWN: Final = "The payloads may be in Kafka or come there still; sending them again may double them."
 
 
 class Outlet(Protocol):
@@ -43,19 +42,12 @@ class Outlet(Protocol):
         ...
 
 
-class Publication:
-    """Records on their way to Kafka."""
+class Carrier(Protocol):
+    """What takes requests for several partitions as a whole."""
 
-    __slots__ = ("_parts", "outcome")
-
-    def __init__(self, outcome: asyncio.Future[None], parts: Sequence[Part]) -> None:
-        self.outcome = outcome
-        """Like that of Intake.submit."""
-        self._parts = parts
-
-    def places(self) -> list[Place]:
-        """Where each record is, in the order of the request; ask when the outcome is there, and good."""
-        return places(self._parts)
+    def add(self, bundle: Bundle) -> None:
+        """Line it up; `Intake.bundle_landed` is called when it is over."""
+        ...
 
 
 class Intake:
@@ -76,6 +68,11 @@ class Intake:
             self._room: deque[tuple[int, asyncio.Future[None]]] = deque()
         else:
             self.budget, self._room = beside.budget, beside._room  # noqa: SLF001 - of the same class
+            beside._shares = True  # noqa: SLF001 - as above
+        self._shares: bool = beside is not None
+        self._held_payloads = self._held_bytes = 0
+        self.transactions: Carrier | None = None
+        """Where requests for several partitions go, if KEYED_REQUESTS says so."""
         self.partition_count = 0
         """What keys are spread over: all partitions, with a leader or without."""
         self.batch_limit = DEFAULT_BATCH_LIMIT
@@ -154,7 +151,7 @@ class Intake:
         now = self._loop.time()
         deadline = min(now + self._patience, self._drain_until)
         request = Request(payloads, count, headers, size, reserved, deadline, self._loop.create_future())
-        self.budget.take(0, count)
+        self._take(count, reserved)
         self._batcher.add(request, now)
         if self._timer is None or self._batcher.is_full:
             self.pump()
@@ -169,28 +166,66 @@ class Intake:
         """
         if self._outlet is None:
             raise Problem(Kind.KAFKA_AWAY, self._closed_because)
-        count = len(records.values)
         if records.keys is None and records.partitions is None:
-            parts: dict[int | None, Sequence[int]] = {None: range(count)}
+            parts: dict[int | None, Sequence[int]] = {None: range(len(records.values))}
         else:
             parts = {**parts_by_partition(self._wanted(records))}
-        if len(parts) > 1:
-            raise self._apart(parts)
-        ((partition, indexes),) = parts.items()
-        part = Part(indexes)
-        each = Each(records.keys, records.headers, records.own_headers)
-        size = each_bytes(records.values, each)
-        self._check(count, size)
         now = self._loop.time()
         deadline = min(now + self._patience, self._drain_until)
-        request = Request(records.values, count, each, size, reserved, deadline, self._loop.create_future(), part)
-        self.budget.take(0, count)
+        if len(parts) > 1:
+            return self._submit_apart(records, parts, reserved, deadline)
+        ((partition, indexes),) = parts.items()
+        request = self._request(records, partition, indexes, deadline)
+        self._check(request.count, request.size)
+        request.reserved = reserved
+        self._take(request.count, reserved)
         if partition is None:
             self._batcher.add(request, now)
         else:
+            self._check_line(partition)
             self._batcher.pin(request, partition, now)
         self.pump()
-        return Publication(request.outcome, [part])
+        return Publication(request.outcome, _parts([request]))
+
+    def _submit_apart(
+        self, records: Records, parts: Mapping[int | None, Sequence[int]], reserved: int, deadline: float
+    ) -> Publication:
+        requests = [self._request(records, partition, indexes, deadline) for partition, indexes in parts.items()]
+        count = sum(request.count for request in requests)
+        self._check(count, max(request.size for request in requests))
+        if self._keyed_requests == "transaction" and self.transactions is not None:
+            outcome: asyncio.Future[None] = self._loop.create_future()
+            size = sum(request.size for request in requests)
+            whole = Request((), count, [], size, reserved, deadline, outcome)
+            self._take(count, reserved)
+            self.transactions.add(Bundle(self, whole, requests))
+            return Publication(outcome, _parts(requests))
+        if self._keyed_requests != "separate":
+            raise self._apart(len(parts))
+        for request in requests:
+            assert request.part is not None
+            self._check_line(request.part.partition)
+        now = self._loop.time()
+        requests[0].reserved = reserved
+        self._take(count, reserved)
+        for request in requests:
+            assert request.part is not None
+            self._batcher.pin(request, request.part.partition, now)
+        publication = Publication(joint_outcome([request.outcome for request in requests]), _parts(requests))
+        self.pump()
+        return publication
+
+    def _request(self, records: Records, partition: int | None, indexes: Sequence[int], deadline: float) -> Request:
+        """The part of records that goes to one partition."""
+        values, keys, own = records.values, records.keys, records.own_headers
+        if len(indexes) < len(values):
+            values = [values[index] for index in indexes]
+            keys = None if keys is None else [keys[index] for index in indexes]
+            own = None if own is None else [own[index] for index in indexes]
+        each = Each(keys, records.headers, own)
+        part = Part(indexes, -1 if partition is None else partition)
+        size = each_bytes(values, each)
+        return Request(values, len(values), each, size, 0, deadline, self._loop.create_future(), part)
 
     def _check(self, count: int, size: int) -> None:
         """Raises Problem unless so many payloads, of so many bytes in a batch, can be taken now."""
@@ -200,6 +235,38 @@ class Intake:
             raise Problem(Kind.KAFKA_AWAY, self._closed_because)
         if not self.budget.has_room(0, count):
             raise self._full()
+        if self._shares and not self._has_share(count):
+            raise Problem(
+                Kind.QUEUE_FULL,
+                f"{self._held_payloads} payloads wait for topic {self.topic}, {self._held_bytes} bytes: as much as is "
+                "left for all others (MAX_QUEUE, MEMORY_BUDGET_BYTES).",
+            )
+
+    def _has_share(self, count: int) -> bool:
+        """Who has as much as is still free gets no more, so that a topic that Kafka lacks leaves room for others."""
+        budget = self.budget
+        return (
+            self._held_payloads + count <= budget.max_payloads - budget.payloads
+            and self._held_bytes <= budget.max_bytes - budget.bytes
+        ) or not self._held_payloads
+
+    def _check_line(self, partition: int) -> None:
+        """The same among partitions: one without a leader holds up those who need it, and nobody else."""
+        if self._batcher.pinned_bytes(partition) > self.budget.max_bytes - self.budget.bytes:
+            raise Problem(
+                Kind.QUEUE_FULL,
+                f"As much waits for partition {partition} of topic {self.topic} as is left of MEMORY_BUDGET_BYTES.",
+            )
+
+    def _take(self, count: int, reserved: int) -> None:
+        self.budget.payloads += count
+        self._held_payloads += count
+        self._held_bytes += reserved
+
+    def _let_go(self, size: int, payloads: int) -> None:
+        self._held_payloads -= payloads
+        self._held_bytes -= size
+        self.release(size, payloads)
 
     def _wanted(self, records: Records) -> list[int | None]:
         partitions = self.partition_count
@@ -215,10 +282,10 @@ class Intake:
                 )
         return wanted_partitions(records, partitions)
 
-    def _apart(self, parts: Mapping[int | None, Sequence[int]]) -> Problem:
+    def _apart(self, parts: int) -> Problem:
         return Problem(
             Kind.KEYS_APART,
-            f"The keys of the request belong to {len(parts)} partitions of topic {self.topic}, and Kafka takes only "
+            f"The keys of the request belong to {parts} partitions of topic {self.topic}, and Kafka takes only "
             "one at a time as a whole. Send payloads of different keys in requests of their own (this headrace takes "
             f"no others: KEYED_REQUESTS={self._keyed_requests}).",
         )
@@ -252,6 +319,10 @@ class Intake:
     def flights(self) -> list[Batch]:
         return self._batcher.flights
 
+    @property
+    def is_open(self) -> bool:
+        return self._outlet is not None
+
     def open(self, outlet: Outlet) -> None:
         self._outlet = outlet
         self._batcher.forget_flights()
@@ -271,8 +342,8 @@ class Intake:
                 request.part.offset = None if offset is None else offset + payloads
             size += request.reserved
             payloads += request.count
-            _settle(request, problem)
-        self.release(size, payloads)
+            settle(request, problem)
+        self._let_go(size, payloads)
         if problem is None:
             TALLY.batches += 1
             TALLY.payloads += payloads
@@ -280,6 +351,14 @@ class Intake:
             PUBLISH_SECONDS.observe(now - batch.sent_at)
         self._batcher.landed(batch)
         self.pump()
+
+    def bundle_landed(self, whole: Request, problem: Problem | None) -> None:
+        """A request in several parts is committed (None), or will never be heard of again."""
+        settle(whole, problem)
+        self._let_go(whole.reserved, whole.count)
+        if problem is None:
+            TALLY.payloads += whole.count
+            TALLY.bytes += whole.reserved
 
     def pump(self) -> None:
         """Send what is to be sent now, and be back when there may be more."""
@@ -320,24 +399,25 @@ class Intake:
 
     def _settle_late(self, now: float) -> None:
         for request in self._batcher.late(now):
-            _settle(
+            settle(
                 request,
                 Problem(Kind.KAFKA_AWAY, f"Kafka took no more for {self._patience:g} s. Nothing was published."),
             )
-            self.release(request.reserved, request.count)
+            self._let_go(request.reserved, request.count)
         for batch in self._batcher.flights:
             for request in batch.requests:
                 if request.deadline <= now and not request.outcome.done():
-                    _settle(
+                    settle(
                         request,
                         Problem(Kind.OUTCOME_UNKNOWN, f"No acknowledgement within {self._patience:g} s. {UNKNOWN}"),
                     )
 
 
-def _settle(request: Request, problem: Problem | None) -> None:
-    if request.outcome.done():
-        return
-    if problem is None:
-        request.outcome.set_result(None)
-    else:
-        request.outcome.set_exception(problem)
+def open_intakes(settings: ProducerSettings) -> dict[str, Intake]:
+    """One for each topic that may be published to, KAFKA_TOPIC's first; they share one budget."""
+    main = Intake(settings)
+    return {main.topic: main, **{topic: Intake(settings, topic, main) for topic in settings.topics[1:]}}
+
+
+def _parts(requests: Sequence[Request]) -> list[Part]:
+    return [request.part for request in requests if request.part is not None]

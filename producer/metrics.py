@@ -26,6 +26,8 @@ class Tally(Collector):
         self.bytes = 0
         self.batches = 0
         self.replacements = 0
+        self.transactions: Counter[bool] = Counter()
+        """Those that were committed (True), and those that were not, or nobody knows."""
         self.budget: Budget | None = None
         """Whose fill is told; the intake's."""
 
@@ -43,6 +45,12 @@ class Tally(Collector):
             ("replacements", "Kafka producers that failed for good and were replaced", self.replacements),
         ):
             yield CounterMetricFamily(f"headrace_producer_{name}", text, value)
+        transactions = CounterMetricFamily(
+            "headrace_producer_transactions", "Kafka transactions of keyed requests", labels=["outcome"]
+        )
+        for committed in (True, False):
+            transactions.add_metric(["committed" if committed else "failed"], self.transactions[committed])
+        yield transactions
         if self.budget is None:
             return
         yield GaugeMetricFamily(

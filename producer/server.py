@@ -19,7 +19,7 @@ from producer.access import access_for
 from producer.app import PATH, create_app
 from producer.bodies import Bodies
 from producer.ingest import Ingest
-from producer.intake import Intake
+from producer.intake import open_intakes
 from producer.protocol import bounded_protocol, close_idle
 from producer.publisher import Publisher
 
@@ -62,8 +62,9 @@ async def serve(settings: ProducerSettings, listener: socket.socket, *, listen_w
     """
     loop = asyncio.get_running_loop()
     health = Health()
-    intake = Intake(settings)
-    publisher = Publisher(settings, health, intake)
+    intakes = open_intakes(settings)
+    intake = intakes[settings.kafka_topic]
+    publisher = Publisher(settings, health, *intakes.values())
     bodies = Bodies(settings, intake)
     access = access_for(settings)
     admit = None if access is None else access.admit
