@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from aiokafka.structs import ConsumerRecord
 
-    from producer.records import Place
+    from producer.records import Headers, Place
     from tests.services import KafkaService
 
 pytestmark = pytest.mark.stack
@@ -94,7 +94,7 @@ async def test_keys_meet_those_of_other_publishers_and_places_are_true(
     keys = [b"21", b"foobar", b"", b"k" * 100, None, *(b"key-%d" % number for number in range(40))]
     values = [b"%d" % number for number in range(len(keys))]
     values[3] = b""
-    own = [[("n", b"%d" % number)] for number in range(len(keys))]
+    own: list[Headers] = [[("n", b"%d" % number)] for number in range(len(keys))]
     records = Records(
         [None if key == b"21" else value for key, value in zip(keys, values, strict=True)], [("all", b"1")], keys, own
     )
