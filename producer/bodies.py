@@ -45,6 +45,7 @@ class Bodies:
         self._max_length = settings.max_length
         self._max_inflated = settings.max_inflated_bytes or settings.max_length
         self._max_connections = settings.max_connections
+        self._max_requests = settings.max_requests
         self._timeout = settings.body_timeout_seconds
         self._intake = intake
         self._loop = asyncio.get_running_loop()
@@ -53,6 +54,8 @@ class Bodies:
         self._drain_until = float("inf")
         self.connections: Sized = ()
         """Those that are open now; the server's."""
+        self.requests: Sized = ()
+        """Those that are not answered yet; the server's."""
 
     def drain(self, until: float) -> None:
         """No body is waited for beyond `until` (the loop's time)."""

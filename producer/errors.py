@@ -39,6 +39,7 @@ class Kind(Enum):
     UNSUPPORTED = Row(415, "unsupported", "The body's form is not known here")
     KEYS_APART = Row(422, "keys-apart", "The payloads' keys belong to several partitions")
     TOO_MANY = Row(429, "too-many", "More than one caller may send", 1)
+    HEAD_TOO_LONG = Row(431, "head-too-long", "The request's head is too long")
     INTERNAL = Row(500, "internal", "Something went wrong here")
     QUEUE_FULL = Row(503, "queue-full", "Too much is waiting for Kafka", 1)
     KAFKA_AWAY = Row(503, "kafka-away", "Kafka can't be published to now", 2)
@@ -56,7 +57,7 @@ _CHALLENGES: Final = {
     Kind.NO_CREDENTIALS: b'Bearer realm="headrace"',
     Kind.BAD_CREDENTIALS: b'Bearer realm="headrace", error="invalid_token"',
 }
-_LAST: Final = {Kind.BAD_REQUEST, Kind.HEAD_TIMEOUT, Kind.BODY_TIMEOUT, Kind.CROWDED, Kind.LEAVING}
+_LAST: Final = {Kind.BAD_REQUEST, Kind.HEAD_TOO_LONG, Kind.HEAD_TIMEOUT, Kind.BODY_TIMEOUT, Kind.CROWDED, Kind.LEAVING}
 """Answers that end their connection."""
 
 

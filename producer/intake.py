@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from producer.batches import BATCH_OVERHEAD, Batch, Batcher, Budget, Request
 from producer.errors import Kind, Problem
+from producer.limits import payload_limits
 from producer.metrics import PUBLISH_SECONDS, TALLY
 from producer.partitioner import parts_by_partition, wanted_partitions
 from producer.publication import UNKNOWN, Bundle, Publication, joint_outcome, settle
@@ -62,6 +63,7 @@ class Intake:
         """`beside`: another topic's intake, with which it shares the budget."""
         self.topic = topic or settings.kafka_topic
         self._patience = settings.request_timeout_seconds
+        self._limits = payload_limits(settings.max_payloads, settings.max_payload_length)
         self._keyed_requests = settings.keyed_requests
         if beside is None:
             self.budget = TALLY.budget = Budget(settings.memory_budget_bytes, settings.max_queue)
@@ -145,6 +147,8 @@ class Intake:
 
         `reserved` bytes of the budget become the intake's to give back, unless it raises.
         """
+        if self._limits is not None:
+            self._limits.check(payloads)
         count = len(payloads)
         size = record_bytes(count, sum(map(len, payloads)), headers)
         self._check(count, size)
@@ -166,6 +170,8 @@ class Intake:
         """
         if self._outlet is None:
             raise Problem(Kind.KAFKA_AWAY, self._closed_because)
+        if self._limits is not None:
+            self._limits.check(records.values)
         if records.keys is None and records.partitions is None:
             parts: dict[int | None, Sequence[int]] = {None: range(len(records.values))}
         else:

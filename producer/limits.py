@@ -18,7 +18,7 @@ class PayloadLimits:
     most: int | None
     longest: int | None
 
-    def check(self, payloads: Sequence[bytes]) -> None:
+    def check(self, payloads: Sequence[bytes | None]) -> None:
         """Raises Problem when there are too many, or one is too long."""
         if self.most is not None and len(payloads) > self.most:
             raise Problem(
@@ -27,15 +27,17 @@ class PayloadLimits:
                 "request.",
                 limit=self.most,
             )
-        if self.longest is None or max(map(len, payloads), default=0) <= self.longest:
+        if self.longest is None:
             return
-        index = next(index for index, payload in enumerate(payloads) if len(payload) > self.longest)
+        longest = self.longest
+        index = next((index for index, payload in enumerate(payloads) if len(payload or b"") > longest), None)
+        if index is None:
+            return
         raise Problem(
             Kind.TOO_LONG,
-            f"Payload {index} (counted from 0) has {len(payloads[index])} bytes, and {self.longest} are taken "
-            "(MAX_PAYLOAD_LENGTH).",
+            f"Payload {index} (counted from 0) has more bytes than the {longest} that are taken (MAX_PAYLOAD_LENGTH).",
             index=index,
-            limit=self.longest,
+            limit=longest,
         )
 
 

@@ -20,7 +20,7 @@ from producer.app import PATH, create_app
 from producer.bodies import Bodies
 from producer.ingest import Ingest
 from producer.intake import open_intakes
-from producer.protocol import bounded_protocol, close_idle
+from producer.protocol import bounded_protocol, close_idle, end_slow_heads
 from producer.publisher import Publisher
 
 if TYPE_CHECKING:
@@ -38,6 +38,10 @@ IDLE_TICK_SECONDS: Final = 1.0
 M_MMAP_THRESHOLD: Final = -3  # malloc.h
 LONG_BUFFER_BYTES: Final = 256 * 1024
 SPARE_DESCRIPTORS: Final = 64  # for Kafka, logs, the management port
+
+
+CLIENTS_FAULTS: Final = ("Invalid HTTP request", "Unsupported upgrade request", "No supported WebSocket library")
+"""What uvicorn warns of, a line a request: whoever can connect could fill the log with it. They are counted."""
 
 
 def allow_descriptors(count: int) -> None:
@@ -70,6 +74,7 @@ async def serve(settings: ProducerSettings, listener: socket.socket, *, listen_w
     admit = None if access is None else access.admit
     ingest = Ingest(settings, intake, bodies, admit)
     app: Any = create_app(ingest, health)
+    logging.getLogger("uvicorn.error").addFilter(_is_ours)
     tls = settings.tls()
     most = settings.max_connections + settings.max_connections // 4
     allow_descriptors(most)
@@ -89,7 +94,7 @@ async def serve(settings: ProducerSettings, listener: socket.socket, *, listen_w
         )
     )
     connections = server.server_state.connections
-    bodies.connections = connections
+    bodies.connections, bodies.requests = connections, server.server_state.tasks
     parts: list[asyncio.Task[None]] = []
     leaving, orphaned = asyncio.Event(), asyncio.Event()
 
@@ -115,7 +120,7 @@ async def serve(settings: ProducerSettings, listener: socket.socket, *, listen_w
                 group.create_task(publisher.run()),
                 group.create_task(bodies.tick()),
                 group.create_task(serve_management(health, settings.management_host, settings.management_port)),
-                group.create_task(_close_idle(server)),
+                group.create_task(_end_slow_ones(server, settings.header_timeout_seconds)),
                 group.create_task(_leave_with_parent(orphaned, leaving, leave)),
             ]
             if listen_when_connected:
@@ -137,10 +142,16 @@ async def serve(settings: ProducerSettings, listener: socket.socket, *, listen_w
     logger.info("Left")
 
 
-async def _close_idle(server: EmbeddedServer) -> None:
+def _is_ours(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith(CLIENTS_FAULTS)
+
+
+async def _end_slow_ones(server: EmbeddedServer, head_seconds: float) -> None:
     while True:
         await asyncio.sleep(IDLE_TICK_SECONDS)
-        close_idle(server.server_state.connections, asyncio.get_running_loop().time())
+        now = asyncio.get_running_loop().time()
+        close_idle(server.server_state.connections, now)
+        end_slow_heads(server.server_state.connections, now, head_seconds)
 
 
 async def _leave_with_parent(orphaned: asyncio.Event, leaving: asyncio.Event, leave: Callable[[str], None]) -> None:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, cast
 
+import orjson
+import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from producer.protocol import READ_BYTES, bounded_protocol, close_idle
+from producer.protocol import HEAD_BYTES, LEFTOVER_BYTES, READ_BYTES, bounded_protocol, close_idle, end_slow_heads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    import pytest
 
 HEAD = {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]}
 CHUNKED = {"type": "http.response.start", "status": 200, "headers": []}
@@ -245,4 +245,142 @@ async def test_an_answer_starts_no_timer() -> None:
     await line.ask(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
     assert line.protocol.timeout_keep_alive_task is None
     assert line.protocol.server_state.total_requests == 1
+    line.hang_up()
+
+
+def problem_of(line: Line) -> str:
+    """The name of the problem that was written last."""
+    head, _, content = line.wire.writes[-1].partition(b"\r\n\r\n")
+    assert b"content-type: application/problem+json" in head
+    assert b"connection: close" in head
+    told = orjson.loads(content)
+    assert head.startswith(b"HTTP/1.1 %d " % told["status"])
+    return str(told["type"]).rpartition(":")[2]
+
+
+async def test_a_head_that_does_not_come_is_408_and_one_that_never_began_is_closed() -> None:
+    state = ServerState()
+    begun, silent, later, busy = (Line(answering(HEAD, body(b"ok")), state=state) for _ in range(4))
+    for line in (later, busy):
+        line.read(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        await asyncio.gather(*line.protocol.tasks)
+    begun.read(b"GET / HTTP/1.1\r\nHo")
+    later.read(b"GET /")
+    busy.read(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nx")
+    lines = (begun, silent, later, busy)
+    for now in (100.0, 101.0, 109.9):
+        end_slow_heads(state.connections, now, 10)
+        for line in (begun, later):
+            line.read(b"x")  # a byte at a time is no help
+        assert not any(line.wire.closed for line in lines)
+    end_slow_heads(state.connections, 110.0, 10)
+    assert [line.wire.closed for line in lines] == [True, True, True, False]
+    assert (problem_of(begun), problem_of(later), silent.wire.writes) == ("head-timeout", "head-timeout", [])
+    busy.read(b"x")
+    await asyncio.gather(*busy.protocol.tasks)
+    for line in lines:
+        line.hang_up()
+
+
+async def test_who_asks_again_and_again_is_never_taken_for_slow() -> None:
+    line = Line(answering(HEAD, body(b"ok")))
+    for second in range(40):
+        line.read(b"GET / HTTP/1.1\r\n")
+        end_slow_heads([line.protocol], 100.0 + second, 10)
+        line.read(b"Host: x\r\n\r\n")
+        await asyncio.gather(*line.protocol.tasks)
+    assert not line.wire.closed
+    line.hang_up()
+
+
+async def test_the_rest_of_a_refused_body_has_its_time_and_its_bytes() -> None:
+    for slowly in (True, False):
+        line = Line(answering_at_once(HEAD, body(b"no")))
+        line.read(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\nx")
+        await asyncio.gather(*line.protocol.tasks)
+        assert len(line.wire.writes) == 1
+        if slowly:
+            for now in (100.0, 105.0, 110.0):
+                line.read(b"x")
+                end_slow_heads([line.protocol], now, 10)
+        else:
+            line.read(b"x" * LEFTOVER_BYTES)
+            assert not line.wire.closed
+            line.read(b"x")
+        assert line.wire.closed
+        assert len(line.wire.writes) == 1, "it has its answer already"
+        line.hang_up()
+
+
+@pytest.mark.parametrize("garbage", [b"\x16\x03\x01\x02\x00\x01", b"HELO there\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n"])
+async def test_what_is_no_http_is_told_so(garbage: bytes) -> None:
+    line = Line(answering(HEAD, body(b"ok")))
+    line.read(garbage)
+    assert problem_of(line) == "bad-request"
+    assert line.wire.closed
+    line.hang_up()
+
+
+async def test_what_is_no_http_behind_a_request_takes_nothing_of_its_answer() -> None:
+    go_on = asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await go_on.wait()
+        await answering(HEAD, body(b"ok"))(scope, receive, send)
+
+    line = Line(app)
+    line.read(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    line.read(b"garbage\r\n\r\n")
+    assert line.wire.writes == []
+    assert line.wire.paused
+    go_on.set()
+    await asyncio.gather(*line.protocol.tasks)
+    (written,) = line.wire.writes
+    assert written.startswith(b"HTTP/1.1 200")
+    assert b"connection: close" in written
+    assert line.wire.closed
+    line.hang_up()
+
+
+async def test_a_body_whose_pieces_are_broken_is_400() -> None:
+    line = Line(answering(HEAD, body(b"ok")))
+    line.read(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nxx\r\n")
+    await asyncio.sleep(0)
+    line.read(b"zz\r\n")
+    assert problem_of(line) == "bad-request"
+    line.hang_up()
+
+
+@pytest.mark.parametrize("begin", [b"", b"X-A: ", b"X: y\r\n"])
+async def test_a_head_has_so_many_bytes_and_no_more(begin: bytes) -> None:
+    line = Line(answering(HEAD, body(b"ok")))
+    line.read(b"GET / HTTP/1.1\r\n" if begin else b"GET /")
+    while not line.wire.closed:
+        line.read(begin * 100 or b"x" * 100)
+        assert line.protocol.came < HEAD_BYTES + 2000
+    assert problem_of(line) == "head-too-long"
+    line.hang_up()
+
+
+@pytest.mark.parametrize("piece", [b"X: y\r\n", b"y"])
+async def test_trailers_have_no_more_either(piece: bytes) -> None:
+    line = Line(answering(HEAD, body(b"ok")))
+    line.read(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nxx\r\n0\r\nX: ")
+    await asyncio.sleep(0)
+    while not line.wire.closed:
+        line.read(piece * 100)
+        assert line.protocol.came < HEAD_BYTES + 2000
+    assert problem_of(line) == "head-too-long"
+    line.hang_up()
+
+
+async def test_a_long_body_in_pieces_of_one_byte_is_no_head() -> None:
+    line = Line(answering(HEAD, body(b"ok")))
+    left = line.read(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 40_000)
+    while left:
+        await asyncio.sleep(0)
+        left = line.read(left)
+    line.read(b"0\r\n\r\n")
+    await asyncio.gather(*line.protocol.tasks)
+    assert line.wire.writes[-1].endswith(b"ok")
     line.hang_up()
