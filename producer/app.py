@@ -1,4 +1,4 @@
-"""The producer's ASGI app: Starlette for everything but the hot path, which goes past it."""
+"""The producer's ASGI app: Starlette for everything but the hot paths, which go past it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from headrace.management import management_routes
+from producer.cors import Cors
 from producer.errors import Kind, Problem, answer
 from producer.metrics import TALLY
+from producer.reference import reference_routes
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from starlette.requests import Request
     from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -41,11 +45,23 @@ class App(Starlette):
             await super().__call__(scope, receive, send)
 
 
-def create_app(ingest: ASGIApp, health: Health) -> App:
-    routes = [Route(PATH, ingest, methods=["POST"]), *management_routes(health)]
-    app = App({PATH: ingest}, routes=routes, exception_handlers={HTTPException: _refuse, Exception: _fail})
+def create_app(
+    ingest: ASGIApp, health: Health, others: Mapping[str, ASGIApp] | None = None, *, origins: Sequence[str] = ()
+) -> ASGIApp:
+    """`others` are endpoints for POST beside /payloads, by path; a path may have `{parameters}`.
+
+    `origins` are those whose pages may publish from browsers; none: nothing is said of origins.
+    """
+    endpoints = {PATH: ingest, **(others or {})}
+    routes = [
+        *(Route(path, endpoint, methods=["POST"]) for path, endpoint in endpoints.items()),
+        *management_routes(health),
+        *reference_routes(endpoints),
+    ]
+    hot = {path: endpoint for path, endpoint in endpoints.items() if "{" not in path}
+    app = App(hot, routes=routes, exception_handlers={HTTPException: _refuse, Exception: _fail})
     app.router.redirect_slashes = False
-    return app
+    return Cors(app, origins) if origins else app
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
@@ -60,7 +76,7 @@ async def _refuse(request: Request, error: Exception) -> Response:
         if path == PATH:
             TALLY.requests[405] += 1
     else:
-        problem = Problem(Kind.NOT_FOUND, f"There is no {path} here. Payloads go to {PATH}.")
+        problem = Problem(Kind.NOT_FOUND, f"There is no {path} here. Payloads go to {PATH}; /docs tells the rest.")
     return _response(problem)
 
 

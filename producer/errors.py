@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 MEDIA_TYPE: Final = b"application/problem+json"
+PROBLEM_PREFIX: Final = "urn:headrace:problem:"
 
 
 class Row(NamedTuple):
@@ -86,7 +87,7 @@ def answer(problem: Problem) -> Answer:
     retry_after = problem.members.get("retry_after", retry_after)
     body = orjson.dumps(
         {
-            "type": f"urn:headrace:problem:{name}",
+            "type": PROBLEM_PREFIX + name,
             "title": title,
             "status": status,
             "detail": problem.detail,

@@ -73,7 +73,7 @@ async def serve(settings: ProducerSettings, listener: socket.socket, *, listen_w
     access = access_for(settings)
     admit = None if access is None else access.admit
     ingest = Ingest(settings, intake, bodies, admit)
-    app: Any = create_app(ingest, health)
+    app: Any = create_app(ingest, health, origins=settings.cors_origins)
     logging.getLogger("uvicorn.error").addFilter(_is_ours)
     tls = settings.tls()
     most = settings.max_connections + settings.max_connections // 4
