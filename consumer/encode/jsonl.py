@@ -53,7 +53,7 @@ _END: Final = b"}\n"
 
 _BLOCK: Final = 256
 """Lines that are written at once: few enough that all of it stays in the processor's cache."""
-_headers: Final = attrgetter("headers")
+_offset, _timestamp, _key, _value, _headers = map(attrgetter, ("offset", "timestamp", "key", "value", "headers"))
 
 _scan: Final = msgspec.json.Decoder(msgspec.Raw).decode
 _STEPS: Final = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
@@ -75,7 +75,7 @@ def _block(records: Sequence[Record]) -> bytes:
 
     What the interpreter does some hundred times in a row within one call, in C, is cheap.
     """
-    if [record.key for record in records].count(None) == len(records) and not any(map(_headers, records)):
+    if list(map(_key, records)).count(None) == len(records) and not any(map(_headers, records)):
         lines = _plain_lines(records)
         if lines is not None:
             return lines
@@ -84,13 +84,13 @@ def _block(records: Sequence[Record]) -> bytes:
 
 def _plain_lines(records: Sequence[Record]) -> bytes | None:
     """Lines of records without key and headers; None unless each has a time, and a value that may stand as it came."""
-    values = [record.value for record in records]
-    times = [record.timestamp for record in records]
+    values = list(map(_value, records))
+    times = list(map(_timestamp, records))
     clocks = {time: _CLOCK % time for time in set(times)}  # writing numbers costs most; few of these differ
     if NO_TIMESTAMP in clocks or not _are_json(values):
         return None
     pieces: list[Any] = [_BEGIN] * (5 * len(records))
-    pieces[1::5] = orjson.dumps([record.offset for record in records])[1:-1].split(b",")
+    pieces[1::5] = orjson.dumps(list(map(_offset, records)))[1:-1].split(b",")
     pieces[2::5] = map(clocks.__getitem__, times)
     pieces[3::5] = values
     pieces[4::5] = [_END] * len(records)
@@ -124,7 +124,7 @@ def _are_json(values: Sequence[Any]) -> bool:
         return False
     if any(map(contains, values, repeat(_LF))):
         return False
-    return not [value for value in values if len(value) >= _SHALLOW and _too_deep(value)]
+    return max(map(len, values)) < _SHALLOW or not any(map(_too_deep, values))
 
 
 def _is_utf8(text: bytes) -> bool:
