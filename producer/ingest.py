@@ -41,14 +41,7 @@ class Ingest(Endpoint):
     async def _take(self, scope: Scope, receive: Receive) -> Answer | None:
         headers = dict(scope["headers"])
         form = _form(headers.get(b"content-type", b""))
-        key = headers.get(b"idempotency-key")
-        if key is not None and len(key) > MAX_KEY_LENGTH:
-            raise Problem(
-                Kind.BAD_HEADER,
-                f"The Idempotency-Key has {len(key)} bytes.",
-                header="Idempotency-Key",
-                limit=MAX_KEY_LENGTH,
-            )
+        tags = NO_TAGS if self._looked_for.isdisjoint(headers) else self._tagging.tags(scope, headers)
         caller = None
         if self._admit is not None:
             caller = self._admit(scope, headers)
@@ -63,8 +56,10 @@ class Ingest(Endpoint):
             if not payloads:
                 self._intake.release(len(body))
                 return accepted(0)
-            record_headers: Headers = [] if key is None else [("idempotency-key", key)]
-            outcome = self._intake.submit(payloads, record_headers, len(body))
+            if tags.key is None and self._pointer is None:
+                outcome = self._intake.submit(payloads, tags.headers, len(body))
+            else:
+                outcome = self._submit_keyed(payloads, tags, len(body))
         except BaseException:
             self._intake.release(len(body))
             raise

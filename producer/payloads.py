@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _EXAMPLE: Final = 'Send {"data": [payload, …]}, or one payload a line as application/x-ndjson.'
+LINES_TYPES: Final = frozenset({"application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines"})
 _SHALLOW: Final = 400  # what is nested deeper than the reader goes is surely deeper than this
 
 
@@ -35,7 +36,7 @@ def split_envelope(body: bytes) -> Sequence[bytes]:
 
     They are views of the body, and keep it. Raises Problem, and nothing else, for any other body.
     """
-    _check_text(body)
+    check_text(body)
     try:
         payloads = _envelope.decode(body).data
     except msgspec.ValidationError as error:
@@ -69,7 +70,7 @@ def _around(body: bytes, payloads: Sequence[bytes]) -> bytes:
 
 def split_lines(body: bytes) -> list[bytes]:
     """The payloads of a body that has one a line; empty lines don't count. Raises Problem, and nothing else."""
-    _check_text(body)
+    check_text(body)
     payloads: list[bytes] = []
     for number, line in enumerate(body.split(b"\n"), 1):
         payload = line.strip(WHITESPACE)
@@ -84,7 +85,8 @@ def split_lines(body: bytes) -> list[bytes]:
     return payloads
 
 
-def _check_text(body: bytes) -> None:
+def check_text(body: bytes, example: str = _EXAMPLE) -> None:
+    """Raises Problem unless a body is UTF-8 without a byte order mark, and has something in it."""
     if body.startswith(b"\xef\xbb\xbf"):
         raise Problem(
             Kind.NOT_JSON, "The body begins with a byte order mark (EF BB BF). Send UTF-8 without it.", byte=0
@@ -101,7 +103,7 @@ def _check_text(body: bytes) -> None:
                 **_index_member(index),
             ) from None
     elif not body.strip(WHITESPACE):
-        raise Problem(Kind.EMPTY_BODY, f"The body is empty. {_EXAMPLE}")
+        raise Problem(Kind.EMPTY_BODY, f"The body is empty. {example}")
 
 
 def _shape(message: str) -> str:

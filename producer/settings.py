@@ -71,6 +71,18 @@ class ProducerSettings(KafkaSettings):
         description="a request whose keys belong to several partitions: all or nothing by a Kafka transaction, or "
         "refused (422), or a record batch for each partition, of which some may fail (503, outcome unknown)",
     )
+    key_header: str = Field(
+        "X-Kafka-Key", min_length=1, description="request header whose value is the key of the request's records"
+    )
+    key_query: str | None = Field(
+        None, min_length=1, description="name in a request's query (?name=…) that says the same; default: none"
+    )
+    key_pointer: str | None = Field(
+        None, description="JSON pointer to the key in each payload (/user/id), where the request names none"
+    )
+    headers_kept: CommaList = Field(
+        (), description="request headers that are stored with its records, comma; beside traceparent and tracestate"
+    )
     kafka_compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = Field(
         "lz4",
         description="how record batches are packed on their way and in the topic, at each one's fast level. Network, "
@@ -131,6 +143,23 @@ class ProducerSettings(KafkaSettings):
         bad = [name for name in value if not _is_topic_name(name)]
         if bad:
             raise ValueError(f"{bad[0]!r} is no topic name: up to 249 letters, digits, '.', '_' and '-'")
+        return value
+
+    @field_validator("key_header")
+    @classmethod
+    def _key_header_name(cls, value: str) -> str:
+        return checked_header(value)
+
+    @field_validator("headers_kept")
+    @classmethod
+    def _header_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(checked_header, value))
+
+    @field_validator("key_pointer")
+    @classmethod
+    def _json_pointer(cls, value: str | None) -> str | None:
+        if value is not None:
+            KeyPointer(value)
         return value
 
     @property
