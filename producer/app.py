@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from headrace.management import Health
 
 PATH = "/payloads"
+EVENTS_PATH = "/events"
 
 
 class App(Starlette):

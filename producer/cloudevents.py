@@ -61,14 +61,13 @@ def batched_events(body: bytes) -> list[Event]:
     """Those of a body of application/cloudevents-batch+json; there may be none."""
     check_text(body, "Send CloudEvents as a JSON array of objects.")
     try:
-        events = _events.decode(body)
+        return [_event(bytes(event), event, index) for index, event in enumerate(_events.decode(body))]
     except msgspec.ValidationError:
         raise Problem(
             Kind.BAD_EVENT, "The body is no array, and application/cloudevents-batch+json is one of events."
         ) from None
     except (msgspec.DecodeError, RecursionError) as error:
         raise _not_json(body, error, in_batch=True) from None
-    return [_event(bytes(event), event, index) for index, event in enumerate(events)]
 
 
 def binary_event(headers: Iterable[tuple[bytes, bytes]], body: bytes) -> Event:
@@ -82,7 +81,7 @@ def binary_event(headers: Iterable[tuple[bytes, bytes]], body: bytes) -> Event:
             continue
         name = raw_name[3:].decode("latin-1")
         if name in found:
-            raise _bad(None, f'The header ce-{name} stands there twice', attribute=name)
+            raise _bad(None, f"The header ce-{name} stands there twice", attribute=name)
         if name in {"datacontenttype", "data", "data_base64"}:
             raise _bad(None, f"There is a header ce-{name}: data is the body, its type Content-Type", attribute=name)
         found[name] = _header_value(name, raw)
@@ -90,7 +89,7 @@ def binary_event(headers: Iterable[tuple[bytes, bytes]], body: bytes) -> Event:
     if media_type:
         attributes.append(("content-type", media_type))
     json = bool(body) and media_type is not None and is_json(media_type.decode("latin-1"))
-    return Event(body or None, attributes, found.get("partitionkey"), json)
+    return Event(body or None, attributes, found.get("partitionkey") or None, json)
 
 
 @lru_cache(256)
@@ -105,33 +104,29 @@ def _event(text: bytes, raw: msgspec.Raw, index: int | None) -> Event:
     except msgspec.ValidationError:
         raise _bad(index, "It is no JSON object") from None
     _check_names(text, members, index)
+    data, packed = members.pop("data", None), members.pop("data_base64", None)
     found: dict[str, bytes] = {}
-    data = members.pop("data", None)
-    packed = members.pop("data_base64", None)
     for name, value in members.items():
         attribute = _attribute(name, bytes(value), index)
         if attribute is not None:
             found[name] = attribute
     media_type = found.pop("datacontenttype", None)
-    attributes = _checked(found, index)
-    if packed is not None and bytes(packed) == b"null":
-        packed = None
-    if data is not None and packed is not None:
-        raise _bad(index, "It has data and data_base64, and may have one of them", attribute="data_base64")
-    value: bytes | None = None
-    json = False
-    if packed is not None:
-        value = _unpacked(bytes(packed), index)
-    elif data is not None:
-        if media_type is None:
-            media_type = b"application/json"  # what it means where nothing is said, and has to be said from here on
-        json = is_json(media_type.decode())
-        value = _data(bytes(data), json=json)
+    if media_type is None and data is not None:
+        media_type = b"application/json"  # what it means where nothing is said, and has to be said from here on
+    headers = _checked(found, index)
     if media_type is not None:
-        if not media_type:
-            raise _bad(index, "Its datacontenttype is empty", attribute="datacontenttype")
-        attributes.append(("content-type", media_type))
-    return Event(value, attributes, found.get("partitionkey"), json)
+        if not media_type or _CONTROL.search(media_type):
+            raise _bad(index, "Its datacontenttype is no media type", attribute="datacontenttype")
+        headers.append(("content-type", media_type))
+    key = found.get("partitionkey") or None
+    if packed is not None and bytes(packed) != b"null":
+        if data is not None:
+            raise _bad(index, "It has data and data_base64, and may have one of them", attribute="data_base64")
+        return Event(_unpacked(bytes(packed), index), headers, key)
+    if data is None or media_type is None:
+        return Event(None, headers, key)
+    json = is_json(media_type.decode())
+    return Event(_data(bytes(data), json=json), headers, key, json)
 
 
 def _check_names(text: bytes, members: dict[str, msgspec.Raw], index: int | None) -> None:
@@ -191,7 +186,9 @@ def _checked(found: dict[str, bytes], index: int | None) -> Headers:
             raise _bad(index, f'It has no "{name}"', attribute=name)
     if found["specversion"] != b"1.0":
         version = found["specversion"].decode()
-        raise _bad(index, f'Its specversion is "{version[:20]}", and 1.0 is what is known here', attribute="specversion")
+        raise _bad(
+            index, f'Its specversion is "{version[:20]}", and 1.0 is what is known here', attribute="specversion"
+        )
     headers: Headers = []
     for name, value in found.items():
         if not _NAME.fullmatch(name):

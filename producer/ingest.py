@@ -8,14 +8,22 @@ from typing import TYPE_CHECKING, Final
 
 from producer.endpoint import Endpoint, accepted
 from producer.errors import Answer, Kind, Problem
-from producer.payloads import split_envelope, split_lines
+from producer.keys import NO_TAGS, KeyPointer, Tagging
+from producer.payloads import LINES_TYPES, split_envelope, split_lines
+from producer.records import Records
 
 if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Sequence
+
     from starlette.types import Receive, Scope
 
-    from producer.records import Headers
+    from producer.bodies import Bodies
+    from producer.endpoint import Admit
+    from producer.intake import Intake
+    from producer.keys import Tags
+    from producer.settings import ProducerSettings
 
-MAX_KEY_LENGTH: Final = 255
 _JSON_TYPES: Final = {
     "",
     "application/json",
@@ -23,8 +31,6 @@ _JSON_TYPES: Final = {
     "application/x-www-form-urlencoded",  # what `curl -d` says
     "application/csp-report",
 }
-
-_LINES_TYPES: Final = {"application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines"}
 
 
 class Form(Enum):
@@ -38,10 +44,18 @@ class Ingest(Endpoint):
     A client that goes away while its body comes has published nothing; one that goes later changes nothing.
     """
 
+    def __init__(
+        self, settings: ProducerSettings, intake: Intake, bodies: Bodies | None = None, admit: Admit | None = None
+    ) -> None:
+        super().__init__(settings, intake, bodies, admit)
+        self._tagging = Tagging(settings)
+        self._has_no_tags = self._tagging.has_none
+        self._pointer = None if settings.key_pointer is None else KeyPointer(settings.key_pointer)
+
     async def _take(self, scope: Scope, receive: Receive) -> Answer | None:
         headers = dict(scope["headers"])
         form = _form(headers.get(b"content-type", b""))
-        tags = NO_TAGS if self._looked_for.isdisjoint(headers) else self._tagging.tags(scope, headers)
+        tags = NO_TAGS if self._has_no_tags(headers) else self._tagging.tags(scope, headers)
         caller = None
         if self._admit is not None:
             caller = self._admit(scope, headers)
@@ -68,12 +82,21 @@ class Ingest(Endpoint):
         await outcome
         return accepted(count)
 
+    def _submit_keyed(self, payloads: Sequence[bytes], tags: Tags, reserved: int) -> asyncio.Future[None]:
+        """A key that the request names is that of all its payloads; else each may have one of its own."""
+        if tags.key is not None:
+            keys: Sequence[bytes | None] = [tags.key] * len(payloads)
+        else:
+            assert self._pointer is not None
+            keys = self._pointer.keys(payloads)
+        return self._intake.submit_records(Records(payloads, tags.headers, keys), reserved).outcome
+
 
 @lru_cache(256)
 def _form(content_type: bytes) -> Form:
     """Raises Problem for a type that is not taken; JSON's own and all that clients send when they don't say JSON."""
     name = content_type.split(b";")[0].strip().lower().decode("latin-1")
-    if name in _LINES_TYPES:
+    if name in LINES_TYPES:
         return Form.LINES
     if name in _JSON_TYPES or name.startswith("text/") or (name.startswith("application/") and name.endswith("+json")):
         return Form.ENVELOPE

@@ -12,7 +12,7 @@ import msgspec
 from producer.errors import Kind, Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from starlette.types import Scope
 
@@ -58,8 +58,8 @@ NO_TAGS: Final = Tags(None, [])
 class Tagging:
     """Reads tags off requests' heads, as KEY_HEADER, KEY_QUERY and HEADERS_KEPT say.
 
-    Names in settings are in lower case. A key in the query goes before one in a header. Either goes before what the payload itself says (KEY_POINTER, or
-    the `partitionkey` of a CloudEvent).
+    Names in settings are in lower case. A key in the query goes before one in a header. Either goes before what the
+    payload itself says (KEY_POINTER, or the `partitionkey` of a CloudEvent).
     """
 
     def __init__(self, settings: ProducerSettings) -> None:
@@ -67,10 +67,14 @@ class Tagging:
         self._key_query = settings.key_query
         self._kept = frozenset(name.encode() for name in (*ALWAYS_KEPT, *settings.headers_kept))
         self._looked_for = self._kept | {b"idempotency-key", self._key_header}
+        self.has_none: Callable[[dict[bytes, bytes]], bool] = (
+            self._looked_for.isdisjoint if self._key_query is None else lambda _: False
+        )
+        """Does a request with these headers surely have NO_TAGS? Most do, and need no call of Python's to know."""
 
     def tags(self, scope: Scope, headers: dict[bytes, bytes]) -> Tags:
-        """Raises Problem for what can't be a key. Most requests have nothing of it, and are through at once."""
-        if self._key_query is None and self._looked_for.isdisjoint(headers):
+        """Raises Problem for what can't be a key."""
+        if self.has_none(headers):
             return NO_TAGS
         found: Headers = []
         keys: list[bytes] = []
@@ -94,7 +98,11 @@ class Tagging:
 
     def _queried(self, query: bytes) -> list[bytes]:
         name = self._key_query
-        values = [value for key, value in parse_qsl(query.decode("latin-1"), errors="surrogateescape") if key == name]
+        values = [
+            value
+            for key, value in parse_qsl(query.decode(errors="surrogateescape"), errors="surrogateescape")
+            if key == name
+        ]
         if len(values) > 1:
             raise Problem(Kind.BAD_KEY, f"The query has more than one {name}, and a record has one key.")
         return [_checked_key(value.encode(errors="surrogateescape"), f"{name} in the query") for value in values]
@@ -119,15 +127,14 @@ class KeyPointer:
 
     def _key(self, payload: bytes, index: int) -> bytes | None:
         try:
-            key = self._found(payload)
-        except msgspec.DecodeError:
-            key = self._found_among_surrogates(payload, index)
+            try:
+                key = self._found(payload)
+            except msgspec.DecodeError:
+                key = self._found_among_surrogates(payload)
         except _Unfit as unfit:
-            raise Problem(
-                Kind.BAD_KEY,
-                f"Payload {index} (counted from 0) has {unfit} at {self._pointer} (KEY_POINTER), which can't be a key.",
-                index=index,
-            ) from None
+            raise self._no_key(f"has {unfit}", index) from None
+        except RecursionError:
+            raise self._no_key("is nested too deep to be looked into", index) from None
         if key is not None and len(key) > MAX_RECORD_KEY_LENGTH:
             raise _too_long(key, f"{self._pointer} of payload {index} (counted from 0)", index=index)
         return key or None
@@ -148,7 +155,14 @@ class KeyPointer:
             at = inner
         return _text(bytes(at))
 
-    def _found_among_surrogates(self, payload: bytes, index: int) -> bytes | None:
+    def _no_key(self, what: str, index: int) -> Problem:
+        return Problem(
+            Kind.BAD_KEY,
+            f"Payload {index} (counted from 0) {what} at {self._pointer} (KEY_POINTER), which can't be a key.",
+            index=index,
+        )
+
+    def _found_among_surrogates(self, payload: bytes) -> bytes | None:
         """Half of a surrogate pair is somewhere in it: good JSON, which msgspec does not read."""
         at: Any = json.loads(payload, parse_int=_Verbatim, parse_float=_Verbatim)
         for step in self._steps:
@@ -163,12 +177,7 @@ class KeyPointer:
         try:
             return _text(at.encode() if isinstance(at, _Verbatim) else json.dumps(at, ensure_ascii=False).encode())
         except UnicodeEncodeError:
-            raise Problem(
-                Kind.BAD_KEY,
-                f"Payload {index} (counted from 0) has half of a surrogate pair at {self._pointer} (KEY_POINTER), "
-                "which can't be a key.",
-                index=index,
-            ) from None
+            raise _Unfit("half of a surrogate pair") from None
 
 
 class _Verbatim(str):

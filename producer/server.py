@@ -16,8 +16,9 @@ import uvicorn
 from headrace.lifecycle import either, on_ending_signals, stop_with_parent
 from headrace.management import EmbeddedServer, Health, serve_management
 from producer.access import access_for
-from producer.app import PATH, create_app
+from producer.app import EVENTS_PATH, PATH, create_app
 from producer.bodies import Bodies
+from producer.events import Events
 from producer.ingest import Ingest
 from producer.intake import open_intakes
 from producer.protocol import bounded_protocol, close_idle, end_slow_heads
@@ -73,7 +74,8 @@ async def serve(settings: ProducerSettings, listener: socket.socket, *, listen_w
     access = access_for(settings)
     admit = None if access is None else access.admit
     ingest = Ingest(settings, intake, bodies, admit)
-    app: Any = create_app(ingest, health, origins=settings.cors_origins)
+    events = Events(settings, intake, bodies, admit)
+    app: Any = create_app(ingest, health, {EVENTS_PATH: events}, origins=settings.cors_origins)
     logging.getLogger("uvicorn.error").addFilter(_is_ours)
     tls = settings.tls()
     most = settings.max_connections + settings.max_connections // 4

@@ -11,6 +11,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 
 from headrace.settings import MEBIBYTE, CommaList, KafkaSettings
 from producer.credentials import Credentials, is_loopback, read_credentials
+from producer.keys import KeyPointer, checked_header
 
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s,*?#@]+")
 _TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")
