@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import itertools
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from consumer.claims import Committed, decode
 from headrace.errors import HaltError
@@ -17,6 +17,10 @@ from headrace.objects import Range
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+
+NAMING: Final = "S3_PREFIX, OBJECT_PATH, TIME_FIELD, TIME_FORMAT, TIME_ZONE, FORMAT and COMPRESSION"
+"""The settings that names and contents depend on, for people who have changed one."""
 
 
 class SegmentKind(enum.Enum):
@@ -111,11 +115,13 @@ def assess(*, log: Log, offset: int, metadata: str | None, layout: str, origin: 
             f"left of the log, use another S3_PREFIX and KAFKA_GROUP."
         )
     if committed.layout != layout:
-        if committed.ends:
+        # Where a repair is under way, too: under another prefix nothing would tell what is stored already.
+        if committed.ends or committed.durable < committed.fill_until:
+            until = max(committed.last_end, committed.fill_until)
             raise HaltError(
-                f"{log}: {Range(committed.start, committed.last_end)} is claimed under another layout "
-                f"({committed.layout}, now {layout}). Start once with the former OBJECT_PATH, FORMAT, COMPRESSION and "
-                f"S3_PREFIX until the lag is zero, or run `headrace claims drop`."
+                f"{log}: {Range(committed.start, until)} is claimed under another layout "
+                f"({committed.layout}, now {layout}). Start once with the former {NAMING} until the lag is zero, or run "
+                f"`headrace claims drop`."
             )
         committed = replace(committed, layout=layout)
     shrunk = log.start > committed.durable
@@ -265,7 +271,7 @@ def _judge(log: Log, item: Covered, *, claimed: bool, layout: str, empty_below: 
     if item.layout != layout:
         raise HaltError(
             f"{log}: {offsets} is incomplete in S3 and was written with another layout ({item.layout}, now {layout}). "
-            f"Start once with the former OBJECT_PATH, FORMAT and COMPRESSION to complete it."
+            f"Start once with the former {NAMING} to complete it."
         )
     first = max(offsets.start, empty_below)
     lost = Range(first, min(log.start, offsets.end)) if first < log.start else None

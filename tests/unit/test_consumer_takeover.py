@@ -115,6 +115,13 @@ def test_claims_of_another_layout_halt() -> None:
         asked(committed(10, 20, layout="f" * 12))
 
 
+def test_a_repair_under_another_layout_halts() -> None:
+    """Under another prefix the LIST would not show what is stored already."""
+    repair = replace(committed(10, layout="f" * 12), fill_until=50)
+    with pytest.raises(HaltError, match=r"\[10, 50\) is claimed under another layout .*former S3_PREFIX, OBJECT_PATH"):
+        asked(repair)
+
+
 def test_another_layout_without_claims_goes_on() -> None:
     assert taken(committed(10, layout="f" * 12)).committed == committed(10)
 
