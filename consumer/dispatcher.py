@@ -328,12 +328,13 @@ class Dispatcher:
                 self.budget.add(-job.body_bytes)
 
     async def _upload(self, job: Job, bodies: deque[Body]) -> bool:
-        """The first of its objects; or all of them side by side, once its bundles are stored."""
+        """The first of its objects; or all of them side by side, once its bundles and what comes before are stored."""
         partition, wanted, body = job.lane.partition, partial(self._wanted, job.lane), bodies[0]
         stored = partial(self._body_stored, job)
-        if len(bodies) > 1 and not isinstance(body, Bundle):
+        together = [it for it in bodies if it.before == body.before]
+        if len(together) > 1 and not isinstance(body, Bundle):
             again = job.failures > 0
-            return await self._uploader.upload_all(partition, list(bodies), wanted, stored=stored, after_failure=again)
+            return await self._uploader.upload_all(partition, together, wanted, stored=stored, after_failure=again)
         before = body.progress
         if await self._uploader.upload(partition, body, wanted):
             stored(body)

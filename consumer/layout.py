@@ -12,7 +12,7 @@ import orjson
 from consumer.folders import FLAT, KEY, MOST_VALUE_BYTES, ORIGINS, Folder, parse_template
 from consumer.moments import ISO, UTC_NAME, open_zone, reader
 from consumer.pointer import Fields, scalar
-from headrace.objects import Range, object_key, payload_stem
+from headrace.objects import BESIDE_FOLDER, LINES, Range, object_key, payload_stem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -195,15 +195,22 @@ class Layout:
 
     def key(self, topic: str, partition: int, offsets: Range, bucket: str) -> str:
         """The key of a chunk's object; `bucket` is its path, as `place` gives it."""
-        folder = _of_origin(bucket, topic, partition)
+        folder = self.folder(bucket, topic, partition)
         return object_key(
             prefix=self.prefix, topic=topic, partition=partition, offsets=offsets, bucket=folder, suffix=self.suffix
         )
 
     @staticmethod
-    def payload_stem(prefix: str, topic: str, partition: int, bucket: str) -> str:
+    def folder(bucket: str, topic: str, partition: int) -> str:
+        """A bucket's path with what is the same for all records of a chunk. Values have no braces: they are escaped."""
+        if "{" not in bucket:
+            return bucket
+        topic_name, partition_name = (f"{{{name}}}" for name in ORIGINS)
+        return bucket.replace(topic_name, topic).replace(partition_name, str(partition))
+
+    def payload_stem(self, prefix: str, topic: str, partition: int, bucket: str) -> str:
         """What keys of payloads begin with that are objects of their own (FORMAT=object)."""
-        folder = _of_origin(bucket, topic, partition)
+        folder = self.folder(bucket, topic, partition)
         return payload_stem(prefix=prefix, topic=topic, partition=partition, bucket=folder)
 
     def longest_key(self, topic: str) -> int:
@@ -217,12 +224,5 @@ class Layout:
         offsets, partition = Range(10**19, 10**19 + 1), 10**9
         index = self.key(topic, partition, offsets, "/".join(folders))
         payload = self.payload_stem(self.prefix, topic, partition, "/".join(folders))
-        return max(len(index.encode()), len(payload.encode()) + len(f"{0:020d}.json"))
-
-
-def _of_origin(bucket: str, topic: str, partition: int) -> str:
-    """Fill in what is the same for all records of a chunk. Values have no braces: they are escaped."""
-    if "{" not in bucket:
-        return bucket
-    topic_name, partition_name = (f"{{{name}}}" for name in ORIGINS)
-    return bucket.replace(topic_name, topic).replace(partition_name, str(partition))
+        beside = len(f"{BESIDE_FOLDER}/") + len(f".{10**9}") + len("jsonl") - len(LINES)
+        return max(len(index.encode()) + beside, len(payload.encode()) + len(f"{0:020d}.json"))

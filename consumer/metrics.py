@@ -10,6 +10,11 @@ RECORDS: Final = Counter("headrace_consumer_records_total", "Records taken from 
 STORED_OBJECTS: Final = Counter("headrace_consumer_objects_total", "Objects stored in S3", ["topic"])
 STORED_BYTES: Final = Counter("headrace_consumer_object_bytes_total", "Bytes of objects stored in S3", ["topic"])
 STORED_RECORDS: Final = Counter("headrace_consumer_stored_records_total", "Records stored in S3", ["topic"])
+ODD_RECORDS: Final = Counter(
+    "headrace_consumer_odd_records_total",
+    "Records kept beside the lines, which can't hold them (FORMAT=raw)",
+    ["topic"],
+)
 UPLOAD_SECONDS: Final = Histogram(
     "headrace_consumer_upload_seconds",
     "A chunk's way to S3, retries too",

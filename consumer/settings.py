@@ -6,13 +6,12 @@ from typing import Any, Final, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from consumer.encode import FormatName, open_format
-from consumer.encode.compression import Compression
+from consumer.encode import Codec, FormatName, open_format
 from consumer.folders import MOST_VALUE_BYTES, parse_template
 from consumer.layout import DEFAULT_OBJECT_PATH, MOST_KEY_BYTES, Layout
 from consumer.moments import ISO, UTC_NAME, open_zone, reader
 from consumer.pointer import parse_pointer
-from headrace.objects import CONTROL_FOLDER, PAYLOAD_FOLDER
+from headrace.objects import BESIDE_FOLDER, CONTROL_FOLDER, PAYLOAD_FOLDER
 from headrace.settings import MEBIBYTE, CommaList, KafkaSettings, S3Settings
 
 OBJECT_CHUNK: Final = 1_000
@@ -47,8 +46,10 @@ class ConsumerSettings(KafkaSettings, S3Settings):
         1_000, ge=1, description="or before a record that would need one more path (so an object) than so many"
     )
 
-    format: FormatName = Field("jsonl", description="jsonl: an object is a chunk's lines; object: it is one payload")
-    compression: Compression = Field("zstd", description="zstd, gzip or none")
+    format: FormatName = Field(
+        "jsonl", description="jsonl, raw (payloads as they came), parquet, or object (one S3 object a payload)"
+    )
+    compression: Codec = Field("zstd", description="zstd, gzip or none; with FORMAT=parquet snappy, too")
     compression_level: int | None = Field(None, description="the compression's level; default: a fast one")
     object_path: str = Field(
         DEFAULT_OBJECT_PATH,
@@ -94,7 +95,11 @@ class ConsumerSettings(KafkaSettings, S3Settings):
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         open_format(self.format, self.compression, self.compression_level)
-        for folder, what in ((CONTROL_FOLDER, "the markers"), (PAYLOAD_FOLDER, "payloads of FORMAT=object")):
+        for folder, what in (
+            (CONTROL_FOLDER, "the markers"),
+            (PAYLOAD_FOLDER, "payloads of FORMAT=object"),
+            (BESIDE_FOLDER, "what FORMAT=raw keeps beside its lines"),
+        ):
             if folder in self.kafka_topic:
                 raise ValueError(f"KAFKA_TOPIC must not be {folder}: that folder holds {what}")
         if self.upload_timeout_seconds <= self.heartbeat_seconds:

@@ -13,8 +13,8 @@ import orjson
 
 from consumer import metrics
 from consumer.chunk import Bucket
-from consumer.encode.compression import compress
-from consumer.encode.objects import index_lines, payloads
+from consumer.encode import Place
+from consumer.encode.objects import payloads
 from consumer.memory import trim
 from consumer.passes import Pass
 from consumer.slots import Slots
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from aiokafka import TopicPartition
 
     from consumer.chunk import Cargo
-    from consumer.encode import Format
+    from consumer.encode import Format, Packed
     from consumer.encode.objects import Payload
     from consumer.layout import Layout
     from headrace.management import Health
@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 FIRST_PAUSE_SECONDS: Final = 0.1
 LONGEST_PAUSE_SECONDS: Final = 20.0
 TRIM_FROM_BYTES: Final = 1024 * 1024
-"""Chunks of small payloads leave no large holes in memory, and come several a second."""
+"""Chunks of payloads that are objects of their own are small, leave no large holes, and come several a second."""
 HANDFUL_BYTES: Final = 1024 * 1024
 """Lines of small buckets that are compressed in one go: a thread for each would cost more than what it does."""
 BODY_BYTES: Final = 2_000
@@ -65,6 +65,8 @@ class Body:
     """Where its chunk starts: in a partition, older ones are first."""
     overhead: int = 0
     """Bytes of memory beside its content, where a chunk has many bodies."""
+    before: bool = False
+    """It must stand before any of the chunk's own objects does."""
 
     @property
     def held(self) -> int:
@@ -160,22 +162,29 @@ class Uploader:
         if cargo.gap:
             return [self._gap(partition, offsets, cargo)]
         missing, count = missing_objects(self._layout, partition, offsets, cargo)
-        common = {
+        told = {"headrace-layout": self._layout.fingerprint}
+        common = told | {
             "headrace-chunk-records": str(cargo.records),
             "headrace-chunk-objects": str(count),
-            "headrace-layout": self._layout.fingerprint,
         }
         if cargo.lost is not None:
             common["headrace-lost"] = f"{cargo.lost.start}-{cargo.lost.end}"
         overhead = BODY_BYTES if len(missing) > 1 else 0
-        bundles: list[Body] = []
+        odd = 0
+        before: list[Body] = []
         found: list[Body] = []
         for some in _handfuls(missing):
-            packed = await asyncio.to_thread(self._pack_some, partition, [bucket for _, bucket in some])
-            for (name, bucket), (lines, content, digest) in zip(some, packed, strict=True):
-                if lines:
-                    stem = self._stem(self._layout.prefix, partition, bucket)
-                    bundles.append(Bundle(stem, lines, {}, "", bucket.records, offsets.start, overhead))
+            packed = await asyncio.to_thread(self._pack_some, partition, offsets, [bucket for _, bucket in some])
+            for (name, bucket), (it, digest) in zip(some, packed, strict=True):
+                if it.lines:
+                    stem = self._layout.payload_stem(
+                        self._layout.prefix, partition.topic, partition.partition, bucket.path
+                    )
+                    before.append(Bundle(stem, it.lines, {}, "", bucket.records, offsets.start, overhead))
+                before += [
+                    Body(other.key, other.content, told, other.content_type, 0, offsets.start, overhead, before=True)
+                    for other in it.beside
+                ]
                 own = {
                     "headrace-records": str(bucket.records),
                     "headrace-sha256": digest,
@@ -183,31 +192,35 @@ class Uploader:
                     "headrace-last-timestamp": str(bucket.last_timestamp),
                 }
                 kind = self._form.content_type
-                found.append(Body(name, content, common | own, kind, bucket.records, offsets.start, overhead))
-        # Indexes come last: where one stands, all that it tells of stands, too, and a chunk is whole when they all do.
-        return bundles + found
+                found.append(Body(name, it.content, common | own, kind, bucket.records, offsets.start, overhead))
+                odd += it.odd
+        if odd:
+            metrics.ODD_RECORDS.labels(partition.topic).inc(odd)
+            log.warning(
+                "%s/%d: %d of the %d records of %s can't stand on a line (empty, a tombstone, a line end): they are "
+                "below %s",
+                partition.topic,
+                partition.partition,
+                odd,
+                cargo.records,
+                offsets,
+                before[0].key.rpartition("/")[0],
+            )
+        # The chunk's own objects come last: where one stands, all that belongs to it stands, too.
+        return before + found
 
-    def _pack_some(self, partition: TopicPartition, buckets: list[Bucket]) -> list[tuple[bytes, bytes, str]]:
-        """Of each: lines of payloads that are to be objects of their own, if any, its object's body, and its digest."""
-        if self._form.one_by_one:
-            return [self._pack_index(partition, bucket) for bucket in buckets]
-        return [(b"", *self._pack(bucket)) for bucket in buckets]
+    def _pack_some(self, partition: TopicPartition, offsets: Range, buckets: list[Bucket]) -> list[tuple[Packed, str]]:
+        """Each bucket packed, and the digest of its object."""
+        return [self._pack(partition, offsets, bucket) for bucket in buckets]
 
-    def _pack(self, bucket: Bucket) -> tuple[bytes, str]:
-        content = self._form.compress(bucket.parts)  # lets the lines go
-        trim()
-        return content, hashlib.sha256(content).hexdigest()
-
-    def _pack_index(self, partition: TopicPartition, bucket: Bucket) -> tuple[bytes, bytes, str]:
-        stem = self._stem("", partition, bucket)
-        content = self._form.compress([index_lines(part, stem) for part in bucket.parts])
-        lines = compress(bucket.parts, "none", 0)  # lets them go one by one, so that they are held once
-        if len(lines) >= TRIM_FROM_BYTES:
+    def _pack(self, partition: TopicPartition, offsets: Range, bucket: Bucket) -> tuple[Packed, str]:
+        folder = self._layout.folder(bucket.path, partition.topic, partition.partition)
+        place = Place(self._layout.prefix, partition.topic, partition.partition, offsets, folder, bucket.records)
+        size = sum(map(len, bucket.parts))
+        packed = self._form.pack(bucket.parts, place)  # lets the parts go
+        if not self._form.one_by_one or size >= TRIM_FROM_BYTES:
             trim()
-        return lines, content, hashlib.sha256(content).hexdigest()
-
-    def _stem(self, prefix: str, partition: TopicPartition, bucket: Bucket) -> str:
-        return self._layout.payload_stem(prefix, partition.topic, partition.partition, bucket.path)
+        return packed, hashlib.sha256(packed.content).hexdigest()
 
     def _gap(self, partition: TopicPartition, offsets: Range, cargo: Cargo) -> Body:
         lost = cargo.lost or offsets

@@ -16,9 +16,9 @@ import msgspec
 import zstandard
 from isal import igzip
 
-from headrace.coverage import Survey
+from headrace.coverage import RECORDS, Survey
 from headrace.errors import HeadraceError
-from headrace.objects import INDEX, parse_key, payload_prefix, topic_folder
+from headrace.objects import INDEX, beside_keys, parse_key, payload_prefix, topic_folder
 from headrace.record import StoredRecord
 from headrace.s3 import S3Unavailable
 
@@ -159,14 +159,44 @@ def inflate(body: bytes, suffix: str) -> bytes:
     return body
 
 
+def join_lines(lines: bytes, beside: bytes) -> Iterator[StoredRecord]:
+    """The records of bare payloads, a line each, and of what stands beside them. Raises ArchiveError."""
+    values = iter(lines.split(b"\n"))
+    for number, text in enumerate(BytesIO(beside), 1):
+        try:
+            line = _decode(text)
+            value = bytes(line.value) or _spelled(line.value_text, line.value_base64)
+            if value is None:
+                value = next(values, b"")
+            yield _record(line, None if line.tombstone else value)
+        except (ValueError, RecursionError) as error:
+            raise ArchiveError(f"Line {number} beside it is no record of an archive: {error}") from error
+    if list(values) != [b""]:
+        raise ArchiveError("It has other lines than what stands beside it tells of.")
+
+
 def read_object(body: bytes, suffix: str) -> Iterator[StoredRecord]:
     """The records of one object's body; `suffix` is its name's, `jsonl.zst` for instance.
 
-    An index does not hold its payloads: `read_chunk` fetches them.
+    An index does not hold its payloads, and bare lines are payloads alone: for these `read_chunk` fetches the rest.
     """
-    if suffix.partition(".")[0] != "jsonl":
-        raise ArchiveError(f"This version of headrace can't read {suffix} objects.")
-    return decode_lines(inflate(body, suffix))
+    kind = suffix.partition(".")[0]
+    if kind == "jsonl":
+        return decode_lines(inflate(body, suffix))
+    if suffix.endswith("parquet"):
+        return _rows(body)
+    raise ArchiveError(f"This version of headrace can't read {suffix} objects.")
+
+
+def _rows(body: bytes) -> Iterator[StoredRecord]:
+    try:
+        from headrace.parquet import read_rows
+    except ImportError:
+        raise ArchiveError("Reading Parquet needs pyarrow: pip install 'headrace[parquet]'") from None
+    try:
+        yield from read_rows(body)
+    except (ValueError, OSError) as error:  # pyarrow's own are of these kinds
+        raise ArchiveError(f"It is no Parquet of an archive, or damaged: {error}") from error
 
 
 async def survey(
@@ -198,12 +228,41 @@ async def read_chunk(store: ObjectStore, chunk: Chunk) -> list[StoredRecord]:
             continue
         body = await _body(store, key)
         try:
-            parts.append(
-                await asyncio.to_thread(lambda body, suffix: list(read_object(body, suffix)), body, name.suffix)
-            )
+            if name.is_lines:
+                beside = await _beside(store, key)
+                records = await asyncio.to_thread(_joined, body, beside, name.suffix)
+            else:
+                records = await asyncio.to_thread(
+                    lambda body, suffix: list(read_object(body, suffix)), body, name.suffix
+                )
+            parts.append(records)
         except ArchiveError as error:
             raise ArchiveError(f"{key}: {error}") from error
     return list(heapq.merge(*parts, key=attrgetter("offset")))
+
+
+def _joined(body: bytes, beside: bytes | None, suffix: str) -> list[StoredRecord]:
+    lines = inflate(body, suffix)
+    return list(join_lines(lines, b"" if beside is None else inflate(beside, suffix)))
+
+
+async def _beside(store: ObjectStore, key: str) -> bytes | None:
+    """What stands beside the lines of an object: its name tells of how many records, as does the object's metadata.
+
+    None where there is no record.
+    """
+    head = await patiently(lambda: store.head(key))
+    told = "" if head is None else head.metadata.get(RECORDS, "")
+    if not told.isdecimal():
+        raise ArchiveError(f"No metadata ({RECORDS}) tells how many records it is of.")
+    if told == "0":
+        return None
+    keys = beside_keys(key, int(told))
+    for other in keys:
+        body = await patiently(lambda other=other: store.get(other))  # type: ignore[misc]
+        if body is not None:
+            return body
+    raise ArchiveError(f"What belongs beside it is gone: {' or '.join(keys) or 'it lies in no folder of its topic'}.")
 
 
 async def read_index(store: ObjectStore, key: str) -> list[Entry]:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 CHUNK_OBJECTS = "headrace-chunk-objects"
 """Name of the user metadata in which each object tells how many objects its chunk has."""
+RECORDS = "headrace-records"
+"""Name of the user metadata that tells of how many records an object is."""
 LOST = "headrace-lost"
 """Name of the user metadata that tells which offsets Kafka had dropped when the object was stored: start-end."""
 

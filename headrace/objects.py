@@ -9,6 +9,11 @@ With FORMAT=object these are indexes (`.index.jsonl.zst`), and each payload is a
     {prefix}/_payloads/{topic}/dt=2026-11-22/hour=01/{topic}-{partition:05d}-{offset:020d}.json
 
 Beside, not below: a LIST of the topic's objects has a name a chunk then, not one a payload.
+
+FORMAT=raw keeps what its lines can't tell in such a folder, too. That name tells the number of records, so that two
+cuts of a chunk, of which the later one found fewer records in Kafka, can't be mixed up:
+
+    {prefix}/_beside/{topic}/dt=2026-11-22/hour=01/{topic}-{partition:05d}-{start:020d}-{end:020d}.{records}.jsonl.zst
 """
 
 from __future__ import annotations
@@ -21,6 +26,9 @@ GAP_FOLDER: Final = "_gaps"
 GAP_SUFFIX: Final = "gap.json"
 CONTROL_FOLDER: Final = "_headrace"
 PAYLOAD_FOLDER: Final = "_payloads"
+BESIDE_FOLDER: Final = "_beside"
+LINES: Final = "txt"
+"""What the suffix of an object of bare payloads begins with, a line each; what a line can't tell is kept beside it."""
 INDEX: Final = "index"
 """What the suffix of an index begins with: an object whose lines tell of payloads that are objects of their own."""
 HIVE_NULL: Final = "__HIVE_DEFAULT_PARTITION__"
@@ -59,6 +67,11 @@ class ObjectName:
     def is_index(self) -> bool:
         return self.suffix.startswith(f"{INDEX}.")
 
+    @property
+    def is_lines(self) -> bool:
+        """Bare payloads, a line each."""
+        return self.suffix.partition(".")[0] == LINES
+
 
 def topic_folder(prefix: str, topic: str) -> str:
     """The folder of a topic's objects, with a slash at its end."""
@@ -96,6 +109,29 @@ def payload_prefix(index_key: str, told: str) -> str | None:
     if folder == below:
         return ""
     return folder.removesuffix(below) if folder.endswith(f"/{below}") else None
+
+
+def beside_key(
+    *, prefix: str, topic: str, partition: int, offsets: Range, bucket: str, records: int, suffix: str
+) -> str:
+    """The key of the object that tells what the lines of a bucket can't, of so many records."""
+    folder = f"{prefix}/{BESIDE_FOLDER}" if prefix else BESIDE_FOLDER
+    return object_key(
+        prefix=folder, topic=topic, partition=partition, offsets=offsets, bucket=bucket, suffix=f"{records}.{suffix}"
+    )
+
+
+def beside_keys(key: str, records: int) -> list[str]:
+    """Where the object beside that of `key` may lie: a folder for each that may be the topic's, as a rule one."""
+    *folders, name = key.split("/")
+    parsed = parse_key(name)
+    assert parsed is not None, "an object's name"
+    stem, suffix = name.removesuffix(parsed.suffix), parsed.suffix.replace(LINES, "jsonl", 1)
+    return [
+        "/".join([*folders[:at], BESIDE_FOLDER, *folders[at:], f"{stem}{records}.{suffix}"])
+        for at, folder in enumerate(folders)
+        if folder == parsed.topic
+    ]
 
 
 def object_key(*, prefix: str, topic: str, partition: int, offsets: Range, bucket: str, suffix: str) -> str:

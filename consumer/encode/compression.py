@@ -11,6 +11,8 @@ import zstandard
 from isal import isal_zlib
 
 Compression = Literal["zstd", "gzip", "none"]
+Codec = Literal["zstd", "gzip", "snappy", "none"]
+"""What COMPRESSION may say; snappy is for formats that compress inside of their objects."""
 
 DEFAULT_LEVELS: Final[dict[Compression, int]] = {"zstd": 1, "gzip": 2, "none": 0}
 LEVELS: Final[dict[Compression, range]] = {"zstd": range(1, 20), "gzip": range(4), "none": range(1)}

@@ -709,9 +709,9 @@ async def test_a_lane_that_fails_during_compression_gives_its_bytes_back_once(mo
     rig.feed(lane, 8)
     pack = rig.uploader._pack
 
-    def fail_meanwhile(bucket: Any) -> Any:
+    def fail_meanwhile(*arguments: Any) -> Any:
         rig.dispatcher.halt(lane, "meanwhile")
-        return pack(bucket)
+        return pack(*arguments)
 
     monkeypatch.setattr(rig.uploader, "_pack", fail_meanwhile)
     async with rig.workers():
