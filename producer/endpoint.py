@@ -61,10 +61,10 @@ class Endpoint(ABC):
         try:
             reply = await self._take(scope, receive)
         except Problem as problem:
-            reply = answer(problem)
+            reply = self._refusal(problem)
         except Exception:
             logger.exception("A request to %s failed in an unforeseen way", scope["path"])
-            reply = answer(Problem(Kind.INTERNAL, "headrace failed; its log says more. Please report it."))
+            reply = self._refusal(Problem(Kind.INTERNAL, "headrace failed; its log says more. Please report it."))
         if reply is None:
             TALLY.requests[499] += 1
             return
@@ -72,6 +72,10 @@ class Endpoint(ABC):
         TALLY.requests[status] += 1
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
+
+    def _refusal(self, problem: Problem) -> Answer:
+        """A problem, in the words of those who call here."""
+        return answer(problem)
 
     @abstractmethod
     async def _take(self, scope: Scope, receive: Receive) -> Answer | None:

@@ -65,34 +65,40 @@ def _posts() -> dict[str, Json]:
             schema=_rest_records({"type": ["string", "null"], "contentEncoding": "base64"}),
         ),
     }
+    offsets = _answer(
+        "All records are durable, and where.", {"$ref": "#/components/schemas/Offsets"}, *_PROXY_TYPES
+    )
     topic = {
         "name": "topic",
         "in": "path",
         "required": True,
         "schema": {"type": "string", "pattern": "^[a-zA-Z0-9._-]{1,249}$"},
     }
+    partition = {
+        "name": "partition",
+        "in": "path",
+        "required": True,
+        "schema": {"type": "integer", "minimum": 0},
+    }
     return {
         "/payloads": _post("Publish a collection of payloads, or one a line", {**collection, **lines}, accepted),
         "/events": _post("Publish one record, any JSON or bytes, or CloudEvents", events, accepted),
         "/topics/{topic}": {
             "parameters": [topic],
-            **_post(
-                "Publish records, as Kafka's REST proxy takes them (v2)",
-                rest,
-                _answer(
-                    "All records are durable, and where.",
-                    {"$ref": "#/components/schemas/Offsets"},
-                    "application/vnd.kafka.v2+json",
-                ),
-            ),
+            **_post("Publish records, as Kafka's REST proxy takes them (v2)", rest, offsets, problems="ProxyProblem"),
+        },
+        "/topics/{topic}/partitions/{partition}": {
+            "parameters": [topic, partition],
+            **_post("Publish records to one partition", rest, offsets, problems="ProxyProblem"),
         },
     }
 
 
+_PROXY_TYPES: Final = ("application/vnd.kafka.v2+json", "application/vnd.kafka+json", "application/json")
 _JSON_LIKE: Final = ("application/json", "text/plain", "application/x-www-form-urlencoded", "application/octet-stream")
 
 
-def _post(summary: str, body: Json, success: Json) -> Json:
+def _post(summary: str, body: Json, success: Json, *, problems: str = "Problem") -> Json:
     key = {
         "name": "Idempotency-Key",
         "in": "header",
@@ -101,7 +107,7 @@ def _post(summary: str, body: Json, success: Json) -> Json:
     }
     responses: Json = {"200": success}
     for status in sorted({kind.status for kind in _PUBLISHING}):
-        responses[str(status)] = {"$ref": f"#/components/responses/Problem{status}"}
+        responses[str(status)] = {"$ref": f"#/components/responses/{problems}{status}"}
     return {
         "post": {
             "summary": summary,
@@ -143,14 +149,13 @@ def _content(*types: str, schema: Json) -> Json:
     return {name: {"schema": schema} for name in types}
 
 
-def _answer(description: str, schema: Json, content_type: str = "application/json") -> Json:
-    return {"description": description, "content": _content(content_type, schema=schema)}
+def _answer(description: str, schema: Json, *content_types: str) -> Json:
+    return {"description": description, "content": _content(*(content_types or ("application/json",)), schema=schema)}
 
 
 def _rest_records(value: Json) -> Json:
     record = {
         "type": "object",
-        "required": ["value"],
         "properties": {"key": value, "value": value, "partition": {"type": ["integer", "null"], "minimum": 0}},
     }
     return {
@@ -205,6 +210,11 @@ def _schemas() -> Json:
                 "problems": {"type": "object", "additionalProperties": {"type": "string"}},
             },
         },
+        "ProxyError": {
+            "type": "object",
+            "required": ["error_code", "message"],
+            "properties": {"error_code": {"type": "integer"}, "message": {"type": "string"}},
+        },
         "Problem": {
             "type": "object",
             "required": ["type", "title", "status", "detail"],
@@ -231,6 +241,8 @@ def _problems() -> Json:
                 "Retry-After": {"required": True, "schema": {"type": "integer"}, "description": "Seconds to wait."}
             }
         found[f"Problem{status}"] = response
+        proxys = _content(_PROXY_TYPES[0], schema={"$ref": "#/components/schemas/ProxyError"})
+        found[f"ProxyProblem{status}"] = {**response, "content": {**proxys, **response["content"]}}
     return found
 
 

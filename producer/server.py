@@ -23,6 +23,7 @@ from producer.ingest import Ingest
 from producer.intake import open_intakes
 from producer.protocol import bounded_protocol, close_idle, end_slow_heads
 from producer.publisher import Publisher
+from producer.rest_proxy import TOPIC_PATHS, RestProxy
 
 if TYPE_CHECKING:
     import socket
@@ -75,7 +76,8 @@ async def serve(settings: ProducerSettings, listener: socket.socket, *, listen_w
     admit = None if access is None else access.admit
     ingest = Ingest(settings, intake, bodies, admit)
     events = Events(settings, intake, bodies, admit)
-    app: Any = create_app(ingest, health, {EVENTS_PATH: events}, origins=settings.cors_origins)
+    others = {EVENTS_PATH: events, **dict.fromkeys(TOPIC_PATHS, RestProxy(settings, intakes, bodies, admit))}
+    app: Any = create_app(ingest, health, others, origins=settings.cors_origins)
     logging.getLogger("uvicorn.error").addFilter(_is_ours)
     tls = settings.tls()
     most = settings.max_connections + settings.max_connections // 4
