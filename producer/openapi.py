@@ -65,9 +65,7 @@ def _posts() -> dict[str, Json]:
             schema=_rest_records({"type": ["string", "null"], "contentEncoding": "base64"}),
         ),
     }
-    offsets = _answer(
-        "All records are durable, and where.", {"$ref": "#/components/schemas/Offsets"}, *_PROXY_TYPES
-    )
+    offsets = _answer("All records are durable, and where.", {"$ref": "#/components/schemas/Offsets"}, *_PROXY_TYPES)
     topic = {
         "name": "topic",
         "in": "path",

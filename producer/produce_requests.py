@@ -17,6 +17,7 @@ from producer.records import Records
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from producer.keys import Tags
     from producer.records import Headers
 
 ANSWER_TYPE: Final = b"application/vnd.kafka.v2+json"
@@ -95,8 +96,8 @@ def answer_type(accept: bytes) -> bytes:
     )
 
 
-def split_records(body: bytes, embedded: Embedded, headers: Headers, partition: int | None = None) -> Records:
-    """A body's records, with these headers beside their own; all for one partition, if the address names one.
+def split_records(body: bytes, embedded: Embedded, tags: Tags, partition: int | None = None) -> Records:
+    """A body's records, with these headers beside their own, and this key where they have none; all for one partition, if the address names one.
 
     JSON keys and values are views of the body, and keep it. A value of null is a tombstone, as one that is missing.
     Raises Problem, and nothing else, for any other body.
@@ -113,8 +114,9 @@ def split_records(body: bytes, embedded: Embedded, headers: Headers, partition: 
     else:
         keys = [_decoded(index, "key", record.key) for index, record in enumerate(records)]
         values = [_decoded(index, "value", record.value) for index, record in enumerate(records)]
+    keys = [tags.key if key is None else key for key in keys]
     has_keys = any(key is not None for key in keys)
-    return Records(values, headers, keys if has_keys else None, own, partitions)
+    return Records(values, tags.headers, keys if has_keys else None, own, partitions)
 
 
 def _decode(body: bytes) -> list[_Record]:

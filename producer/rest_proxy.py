@@ -9,6 +9,7 @@ import orjson
 
 from producer.endpoint import Endpoint
 from producer.errors import Answer, Kind, Problem, answer
+from producer.keys import Tagging
 from producer.produce_requests import ANSWER_TYPE, answer_type, embedded_format, split_records
 
 if TYPE_CHECKING:
@@ -19,13 +20,12 @@ if TYPE_CHECKING:
     from producer.bodies import Bodies
     from producer.endpoint import Admit
     from producer.intake import Intake
-    from producer.records import Headers, Place
+    from producer.records import Place
     from producer.settings import ProducerSettings
 
 logger = logging.getLogger(__name__)
 
 TOPIC_PATHS: Final = ("/topics/{topic}", "/topics/{topic}/partitions/{partition}")
-MAX_KEY_LENGTH: Final = 255
 _CODES: Final = {
     Kind.NO_TOPIC: 40401,
     Kind.NO_PARTITION: 40402,
@@ -53,6 +53,7 @@ class RestProxy(Endpoint):
     ) -> None:
         super().__init__(settings, intakes[settings.kafka_topic], bodies, admit)
         self._intakes = intakes
+        self._tagging = Tagging(settings)
 
     def _refusal(self, problem: Problem) -> Answer:
         return proxy_answer(problem)
@@ -70,12 +71,14 @@ class RestProxy(Endpoint):
         partition = _partition(topic, scope["path_params"].get("partition"))
         embedded = embedded_format(headers.get(b"content-type", b""))
         type_ = answer_type(headers.get(b"accept", b""))
-        along = _along(headers)
+        tags = self._tagging.tags(scope, headers)
         body = await self.bodies.read(receive, headers, caller)
         if body is None:
             return None
         try:
-            publication = intake.submit_records(split_records(body, embedded, along, partition), len(body))
+            if caller is not None:
+                caller.check_token(b"")  # these bodies have no place for one
+            publication = intake.submit_records(split_records(body, embedded, tags, partition), len(body))
         except BaseException:
             self._intake.release(len(body))
             raise
@@ -90,21 +93,6 @@ def _partition(topic: str, number: str | None) -> int | None:
     if not (number.isascii() and number.isdigit() and len(number) < 10):
         raise Problem(Kind.NO_PARTITION, f"Topic {topic} has no partition {number[:20]!r}: partitions are numbers.")
     return int(number)
-
-
-def _along(headers: Mapping[bytes, bytes]) -> Headers:
-    """What goes along with each record."""
-    key = headers.get(b"idempotency-key")
-    if key is None:
-        return []
-    if len(key) > MAX_KEY_LENGTH:
-        raise Problem(
-            Kind.BAD_HEADER,
-            f"The Idempotency-Key has {len(key)} bytes.",
-            header="Idempotency-Key",
-            limit=MAX_KEY_LENGTH,
-        )
-    return [("idempotency-key", key)]
 
 
 def offsets_answer(places: Sequence[Place], type_: bytes) -> Answer:

@@ -16,12 +16,15 @@ from producer.app import create_app
 from producer.errors import Kind, Problem
 from producer.ingest import Ingest
 from producer.intake import open_intakes
+from producer.keys import NO_TAGS, Tags
 from producer.produce_requests import Embedded, answer_type, embedded_format, split_records
 from producer.records import Place
 from producer.rest_proxy import TOPIC_PATHS, RestProxy, offsets_answer, proxy_answer
 from producer.settings import ProducerSettings
 
 if TYPE_CHECKING:
+    from collections.abc import MutableMapping
+
     from producer.batches import Batch
     from producer.intake import Intake
 
@@ -30,13 +33,13 @@ JSON, BINARY = b"application/vnd.kafka.json.v2+json", b"application/vnd.kafka.bi
 
 def problem_of(body: bytes, embedded: Embedded = Embedded.JSON, partition: int | None = None) -> Problem:
     with pytest.raises(Problem) as caught:
-        split_records(body, embedded, [], partition)
+        split_records(body, embedded, NO_TAGS, partition)
     return caught.value
 
 
 def test_json_stays_as_it_came() -> None:
     odd = b'{"records":[ {"key" : "k1","value": {"a":1.10, "a":  12345678901234567890.0} },{"value":[ ]},{"key":null}]}'
-    records = split_records(odd, Embedded.JSON, [("h", b"1")])
+    records = split_records(odd, Embedded.JSON, Tags(None, [("h", b"1")]))
     assert [None if value is None else bytes(value) for value in records.values] == [
         b'{"a":1.10, "a":  12345678901234567890.0}',
         b"[ ]",
@@ -56,7 +59,7 @@ def test_base64_is_undone(rows: list[tuple[bytes | None, bytes | None, int | Non
         return None if value is None else base64.b64encode(value).decode()
 
     body = {"records": [{"key": text(key), "value": text(value), "partition": where} for key, value, where in rows]}
-    records = split_records(json.dumps(body).encode(), Embedded.BINARY, [])
+    records = split_records(json.dumps(body).encode(), Embedded.BINARY, NO_TAGS)
     assert records.values == [value for _, value, _ in rows]
     assert list(records.keys or [None] * len(rows)) == [key for key, _, _ in rows]
     assert list(records.partitions or [None] * len(rows)) == [where for _, _, where in rows]
@@ -76,13 +79,19 @@ def test_base64_is_undone(rows: list[tuple[bytes | None, bytes | None, int | Non
 def test_any_json_comes_through(values: list[Any]) -> None:
     texts = [json.dumps(value, ensure_ascii=False).encode("utf-8", "replace") for value in values]
     body = b'{"records":[' + b",".join(b'{"value":%s}' % text for text in texts) + b"]}"
-    found = split_records(body, Embedded.JSON, []).values
+    found = split_records(body, Embedded.JSON, NO_TAGS).values
     assert [b"null" if value is None else bytes(value) for value in found] == texts
+
+
+def test_the_requests_key_is_for_records_that_have_none() -> None:
+    records = split_records(b'{"records":[{"key":"own"},{}]}', Embedded.JSON, Tags(b"all", []))
+    assert records.keys is not None
+    assert [key and bytes(key) for key in records.keys] == [b'"own"', b"all"]
 
 
 def test_headers_as_strimzis_bridge_has_them() -> None:
     body = b'{"records":[{"value":1,"headers":[{"key":"a","value":"MQ=="},{"key":"b"}]},{"value":2}]}'
-    assert split_records(body, Embedded.JSON, []).own_headers == [[("a", b"1"), ("b", None)], []]
+    assert split_records(body, Embedded.JSON, NO_TAGS).own_headers == [[("a", b"1"), ("b", None)], []]
 
 
 @pytest.mark.parametrize(
@@ -114,7 +123,7 @@ def test_no_base64_is_told_with_the_records_number(value: bytes) -> None:
 
 
 def test_an_address_with_a_partition_is_for_all_records() -> None:
-    assert split_records(b'{"records":[{},{"partition":3}]}', Embedded.JSON, [], 3).partitions == [3, 3]
+    assert split_records(b'{"records":[{},{"partition":3}]}', Embedded.JSON, NO_TAGS, 3).partitions == [3, 3]
     assert "names partition 4" in problem_of(b'{"records":[{"partition":4}]}', partition=3).detail
 
 
@@ -224,8 +233,8 @@ class Front:
         async def receive() -> dict[str, Any]:
             return {"type": "http.request", "body": body, "more_body": False}
 
-        async def send(message: dict[str, Any]) -> None:
-            told.append(message)
+        async def send(message: MutableMapping[str, Any]) -> None:
+            told.append(dict(message))
 
         await self.app(scope, receive, send)
         assert self.intakes["t"].budget.bytes == 0
