@@ -97,7 +97,9 @@ def answer_type(accept: bytes) -> bytes:
 
 
 def split_records(body: bytes, embedded: Embedded, tags: Tags, partition: int | None = None) -> Records:
-    """A body's records, with these headers beside their own, and this key where they have none; all for one partition, if the address names one.
+    """A body's records, with the request's headers beside their own, and its key where they have none.
+
+    All are for one partition, if the address names one.
 
     JSON keys and values are views of the body, and keep it. A value of null is a tombstone, as one that is missing.
     Raises Problem, and nothing else, for any other body.
