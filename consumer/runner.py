@@ -16,15 +16,18 @@ from consumer.lane import Lane
 from consumer.offsets import Unanswered
 from consumer.session import Outcome, Session
 from consumer.source import Source, new_consumer
+from consumer.sweep import Sweep
 from consumer.taking import Bounds, Taking
 from consumer.uploader import Uploader
 from headrace.kafka import KafkaCluster, KafkaUnavailable, TopicMissing, open_cluster
 from headrace.lifecycle import clock, unless
 from headrace.management import Health, serve_management
-from headrace.s3 import ObjectStore, open_store
+from headrace.objects import payload_folder, topic_folder
+from headrace.s3 import ObjectStore, S3Unavailable, Uploads, open_store
+from headrace.s3.probe import missing_rights
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
     from aiokafka import TopicPartition
 
@@ -41,6 +44,8 @@ REJOIN_SECONDS: Final = 0.3
 TOPICS_SECONDS: Final = 5.0
 """Between two looks whether all topics are there."""
 HEALTH_PART: Final = "group"
+S3_PART: Final = "s3 at the start"
+PROBE_PAUSES_SECONDS: Final = (0.5, 1.0, 2.0, 5.0, 10.0)
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,7 @@ class Edges:
     open_cluster: Callable[..., contextlib.AbstractAsyncContextManager[KafkaCluster]] = open_cluster
     new_consumer: Callable[..., Any] = new_consumer
     clock: Callable[[], float] = clock
+    missing_rights: Callable[..., Awaitable[list[str]]] = missing_rights
 
 
 class Archiver:
@@ -96,14 +102,17 @@ class Archiver:
                     connections=settings.max_workers + 4,
                     timeout_seconds=settings.upload_timeout_seconds,
                 ) as store,
+                self._admitted(store, stop),
                 self._cluster(stop) as cluster,
             ):
                 if cluster is not None:
                     await self._ensure_topics(cluster, stop)
                     watching = tasks.create_task(self._watch_topics(cluster))
+                    sweeping = tasks.create_task(self._sweep(store))
                     while not stop.is_set() and outcome is not Outcome.FINISHED:
                         outcome = await self._membership(store, cluster, stop)
                     watching.cancel()
+                    sweeping.cancel()
             management.cancel()
         return outcome is Outcome.FINISHED
 
@@ -148,6 +157,36 @@ class Archiver:
                 else:
                     self.health.report(part, None)
             await asyncio.sleep(TOPICS_SECONDS)
+
+    @contextlib.asynccontextmanager
+    async def _admitted(self, store: ObjectStore, stop: asyncio.Event) -> AsyncIterator[None]:
+        """Not before S3 lets us write, read and list: who can't must not take partitions from those who can."""
+        settings, failures = self._settings, 0
+        while not stop.is_set():
+            try:
+                missing = await unless(stop, self._edges.missing_rights(store, settings))
+            except S3Unavailable as error:
+                missing = [str(error)]
+            if not missing:
+                break
+            level = logging.WARNING if failures == 0 else logging.ERROR
+            log.log(level, "S3 can't be used yet, asking again: %s", " ".join(missing))
+            self.health.report(S3_PART, " ".join(missing))
+            await self._pause(stop, PROBE_PAUSES_SECONDS[min(failures, len(PROBE_PAUSES_SECONDS) - 1)])
+            failures += 1
+        self.health.report(S3_PART, None)
+        yield
+
+    async def _sweep(self, store: ObjectStore) -> None:
+        """Until cancelled."""
+        settings = self._settings
+        if settings.s3_multipart_bytes and isinstance(store, Uploads):
+            folders = [
+                folder(settings.s3_prefix, topic)
+                for topic in settings.kafka_topic
+                for folder in (topic_folder, payload_folder)
+            ]
+            await Sweep(store, folders, upload_timeout_seconds=settings.upload_timeout_seconds).run()
 
     @contextlib.asynccontextmanager
     async def _cluster(self, stop: asyncio.Event) -> AsyncIterator[KafkaCluster | None]:

@@ -20,6 +20,7 @@ from headrace.errors import SettingsError
 
 CONFIG_VARIABLE = "HEADRACE_CONFIG"
 MEBIBYTE = 1024 * 1024
+MOST_METADATA_BYTES = 1024
 
 S3Acl = Literal[
     "private",
@@ -134,6 +135,24 @@ class S3Settings(Base):
     s3_client: Literal["aiobotocore", "obstore"] = Field(
         "aiobotocore", description="who sends PUTs; obstore (an extra) needs a quarter of the CPU time a small object"
     )
+    s3_server_side_encryption: Literal["AES256", "aws:kms", "aws:kms:dsse"] | None = Field(
+        None, description="of what is stored; default: the bucket's own"
+    )
+    s3_sse_kms_key_id: str | None = Field(None, min_length=1, description="key, with aws:kms; default: the account's")
+    s3_sse_kms_encryption_context: CommaList = Field((), description="name=value, comma; with aws:kms")
+    s3_bucket_key_enabled: bool | None = Field(None, description="with aws:kms: fewer calls of KMS, by a bucket key")
+    s3_storage_class: str | None = Field(
+        None, pattern=r"^[A-Z][A-Z0-9_]*$", description="STANDARD_IA, GLACIER_IR, …; default: the bucket's own"
+    )
+    s3_tags: CommaList = Field((), description="name=value, comma: tags of each object, 10 at most")
+    s3_metadata: CommaList = Field((), description="name=value, comma: user metadata of each object beside headrace's")
+    s3_multipart_bytes: int = Field(
+        64 * MEBIBYTE, ge=0, le=5 * 1024 * MEBIBYTE, description="larger objects are sent in parts; 0: none is"
+    )
+    aws_ca_bundle: Path | None = Field(None, description="PEM file of the S3 server's certificate authority")
+    aws_request_checksum_calculation: Literal["when_required", "when_supported"] = Field(
+        "when_required", description="when_supported sends a checksum with each PUT; old stores refuse that"
+    )
 
     @field_validator("s3_prefix")
     @classmethod
@@ -143,11 +162,84 @@ class S3Settings(Base):
             raise ValueError("has an empty, . or .. part")
         return tidy
 
+    @field_validator("s3_sse_kms_encryption_context", "s3_tags", "s3_metadata")
+    @classmethod
+    def _pairs_are_whole(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for pair in value:
+            if not pair.partition("=")[0].strip() or "=" not in pair:
+                raise ValueError(f"{pair!r} is not written name=value")
+        names = [pair.partition("=")[0].strip().lower() for pair in value]
+        if len(set(names)) < len(names):
+            raise ValueError("has the same name twice")
+        return value
+
+    @field_validator("s3_tags")
+    @classmethod
+    def _tags_are_taken(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(value) > 10:
+            raise ValueError("has more than 10 tags, which S3 refuses")
+        for name, told in _pairs(value).items():
+            if name.lower().startswith("aws:") or len(name) > 128 or len(told) > 256:
+                raise ValueError(f"S3 refuses the tag {name!r}: 128 characters = 256 at most, not beginning with aws:")
+            if not all(letter.isalnum() or letter in " +-=._:/@" for letter in name + told):
+                raise ValueError(f"S3 refuses the tag {name!r}: only letters, digits, blanks and + - = . _ : / @")
+        return value
+
+    @field_validator("s3_metadata")
+    @classmethod
+    def _metadata_is_taken(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name, told in _pairs(value).items():
+            if not (name.isascii() and name.replace("-", "").isalnum() and told.isascii() and told.isprintable()):
+                raise ValueError(f"{name!r} must be ASCII letters, digits and -, and its value printable ASCII")
+            if name.lower().startswith("headrace-"):
+                raise ValueError(f"{name!r} begins with headrace-, as headrace's own do")
+        if sum(map(len, value)) > MOST_METADATA_BYTES:
+            raise ValueError(f"is more than {MOST_METADATA_BYTES} bytes; S3 takes 2 KB together with headrace's own")
+        return value
+
+    @field_validator("s3_multipart_bytes")
+    @classmethod
+    def _parts_are_taken(cls, value: int) -> int:
+        if 0 < value < 5 * MEBIBYTE:
+            raise ValueError("is less than 5 MiB, the smallest part that S3 takes; 0 sends nothing in parts")
+        return value
+
+    @field_validator("aws_ca_bundle")
+    @classmethod
+    def _authority_is_readable(cls, value: Path | None) -> Path | None:
+        if value is not None:
+            try:
+                ssl.create_default_context(cafile=value)
+            except (OSError, ssl.SSLError) as error:
+                raise ValueError(f"can't be read as PEM certificates ({error})") from None
+        return value
+
     @model_validator(mode="after")
-    def _acl_can_be_sent(self) -> Self:
-        if self.s3_acl is not None and self.s3_client == "obstore":
-            raise ValueError("S3_ACL needs S3_CLIENT=aiobotocore: obstore can't send one (S3's own default is private)")
+    def _options_can_be_sent(self) -> Self:
+        kms = (self.s3_server_side_encryption or "").startswith("aws:kms")
+        wrong = [
+            f"{name.upper()} needs S3_SERVER_SIDE_ENCRYPTION=aws:kms"
+            for name in ("s3_sse_kms_key_id", "s3_sse_kms_encryption_context", "s3_bucket_key_enabled")
+            if getattr(self, name) and not kms
+        ]
+        if self.s3_bucket_key_enabled and self.s3_server_side_encryption == "aws:kms:dsse":
+            wrong.append("S3_BUCKET_KEY_ENABLED goes with aws:kms only: S3 has no bucket keys for aws:kms:dsse")
+        if self.s3_client == "obstore":
+            if self.s3_acl is not None:
+                wrong.append("S3_ACL needs S3_CLIENT=aiobotocore: obstore can't send one (S3's own default is private)")
+            if self.s3_sse_kms_encryption_context:
+                wrong.append("S3_SSE_KMS_ENCRYPTION_CONTEXT needs S3_CLIENT=aiobotocore: obstore can't send one")
+        if wrong:
+            raise ValueError("\n  ".join(wrong))
         return self
+
+    def pairs(self, name: str) -> dict[str, str]:
+        """A setting that is written `name=value,…`."""
+        return _pairs(getattr(self, name))
+
+
+def _pairs(written: tuple[str, ...]) -> dict[str, str]:
+    return {name.strip(): value.strip() for name, _, value in (pair.partition("=") for pair in written)}
 
 
 AnySettings = TypeVar("AnySettings", bound=Base)

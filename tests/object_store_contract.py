@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from headrace.s3 import ObjectStore
+
+
+LARGE_BYTES = 11 * 1024 * 1024 + 3
 
 
 class ObjectStoreContract:
@@ -72,6 +76,19 @@ class ObjectStoreContract:
             await store.put(f"{prefix}{name}", b"", metadata={}, content_type="text/plain")
         assert [item.key.removeprefix(prefix) async for item in store.list(prefix)] == names
         assert [item.key.removeprefix(prefix) async for item in store.list(f"{prefix}a")] == ["a", "a/1", "aé"]
+
+    async def test_a_large_body_is_had_back(self, store: ObjectStore, topic: Callable[..., str]) -> None:
+        """Larger than what goes in one piece, where the store is opened so: it is one object all the same."""
+        key = f"{topic('large')}/dt=2026-11-22/ü +%?.jsonl.zst"
+        body = random.Random(key).randbytes(LARGE_BYTES)
+        for content in (body, body[: -5 * 1024 * 1024 - 7], b"small"):
+            told = {"headrace-records": str(len(content)), "headrace-layout": "a b=c"}
+            await store.put(key, content, metadata=told, content_type="application/zstd")
+            assert await store.get(key) == content
+            found = await store.head(key)
+            assert found is not None
+            assert (found.size, found.metadata) == (len(content), told)
+            assert [(item.key, item.size) async for item in store.list(key)] == [(key, len(content))]
 
     async def test_what_is_not_there_is_none(self, store: ObjectStore, topic: Callable[..., str]) -> None:
         key = topic("nothing")

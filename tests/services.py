@@ -94,7 +94,7 @@ def kafka_service() -> Iterator[KafkaService]:
         with scratch_folder() as folder:
             # It is never killed, and may be starved for a while by what else runs: no hurry to call it dead.
             properties = {"broker.session.timeout.ms": "9000"}
-            (kafka,) = _started(lambda: (local_kafka.Kafka(folder, properties=properties),))
+            (kafka,) = started(lambda: (local_kafka.Kafka(folder, properties=properties),))
             try:
                 yield KafkaService(kafka.bootstrap, "embedded")
             finally:
@@ -118,7 +118,7 @@ def s3_service() -> Iterator[S3Service]:
             yield S3Service(endpoint, *keys, containers.S3_IMAGE)
     else:
         with scratch_folder() as folder:
-            (server,) = _started(lambda: (local_s3.S3(folder),))
+            (server,) = started(lambda: (local_s3.S3(folder),))
             try:
                 yield S3Service(server.endpoint, server.bucket, server.access_key, server.secret_key, "embedded")
             finally:
@@ -128,7 +128,7 @@ def s3_service() -> Iterator[S3Service]:
 @contextlib.contextmanager
 def own_stack(kafka_properties: Mapping[str, str] | None = None) -> Iterator[OwnStack]:
     with scratch_folder() as folder:
-        kafka, s3 = _started(
+        kafka, s3 = started(
             lambda: (local_kafka.Kafka(folder / "kafka", properties=kafka_properties), local_s3.S3(folder / "s3"))
         )
         try:
@@ -138,7 +138,7 @@ def own_stack(kafka_properties: Mapping[str, str] | None = None) -> Iterator[Own
             kafka.kill()
 
 
-def _started(make: Callable[[], Servers]) -> Servers:
+def started(make: Callable[[], Servers]) -> Servers:
     """Servers that answer. Each try has new ports: other sessions of tests may take one between choice and use."""
     for tries_left in reversed(range(STARTS)):
         servers = make()

@@ -85,8 +85,8 @@ def class_path(progress: Progress, *names: str) -> str:
     return os.pathsep.join(map(str, provide([JarList.load(name) for name in names], progress)))
 
 
-def provide(lists: Sequence[JarList], progress: Progress) -> list[Path]:
-    """The files of these lists in the cache: there, and exactly what the lists say."""
+def provide(lists: Sequence[JarList], progress: Progress, name: str = f"Apache Kafka {KAFKA_VERSION}") -> list[Path]:
+    """The files of these lists in the cache: there, and exactly what the lists say. `name`: what they are together."""
     folder = cache_folder() / "maven"
     sums = {path: digest for each in lists for path, digest in each.sums.items()}
     missing = [path for path in sums if not (folder / path).exists()]
@@ -94,7 +94,7 @@ def provide(lists: Sequence[JarList], progress: Progress) -> list[Path]:
         whole = len(missing) == len(sums)
         total = sum(each.bytes for each in lists) if whole else 0
         require_space(folder, total + 1_000_000, "Kafka's files (HEADRACE_CACHE says where they go)")
-        what = f"Apache Kafka {KAFKA_VERSION}" if whole else f"{len(missing)} of Apache Kafka's {len(sums)} files"
+        what = name if whole else f"{len(missing)} of {name}'s {len(sums)} files"
         progress.say(f"Fetching {what} into {folder} (once) …")
         _fetch_all(folder, {path: sums[path] for path in missing}, _Meter(total, progress))
     with ThreadPoolExecutor(max_workers=4) as pool:

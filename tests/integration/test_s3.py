@@ -12,7 +12,8 @@ import pytest
 
 from headrace.errors import SettingsError
 from headrace.local.ports import free_ports
-from headrace.s3 import S3Refused, S3Store, S3Unavailable, _Sent, open_store
+from headrace.s3 import S3Refused, S3Store, S3Unavailable, open_store
+from headrace.s3.parts import LEAST_PART_BYTES, Sent
 from headrace.settings import S3Settings, load
 from tests.object_store_contract import ObjectStoreContract
 from tests.s3_proxy import Fault, on_objects, s3_proxy
@@ -32,7 +33,7 @@ def client(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
 
 @pytest.fixture
 async def store(service_environ: dict[str, str]) -> AsyncIterator[S3Store]:
-    async with open_store(load(S3Settings)) as store:
+    async with open_store(load(S3Settings, s3_multipart_bytes=LEAST_PART_BYTES)) as store:
         yield store
 
 
@@ -227,7 +228,7 @@ async def test_a_client_that_is_not_installed_is_told(monkeypatch: pytest.Monkey
 def test_a_body_on_its_way_is_held_once() -> None:
     """aiohttp asks for the buffer, and botocore reads it twice: neither may copy it."""
     body = bytes(1000)
-    sent = _Sent(body)
+    sent = Sent(body)
     assert sent.getbuffer().obj is body
     assert sent.read() == body
     assert sent.getvalue() is body

@@ -1,0 +1,61 @@
+"""A client by the settings and the AWS chain."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from aiobotocore.config import AioConfig
+from aiobotocore.session import get_session
+
+from headrace.s3.options import put_options
+from headrace.s3.store import S3Store
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from headrace.settings import S3Settings
+
+
+@contextlib.asynccontextmanager
+async def open_store(
+    settings: S3Settings, *, connections: int = 16, timeout_seconds: float = 60
+) -> AsyncIterator[S3Store]:
+    """A store for as long as the context lasts; at most `connections` requests side by side.
+
+    Raises SettingsError where S3_CLIENT names a client that isn't installed.
+    """
+    own_endpoint = settings.aws_endpoint_url_s3 is not None
+    path_style = own_endpoint if settings.s3_path_style is None else settings.s3_path_style
+    session = get_session()
+    config = AioConfig(
+        retries={"total_max_attempts": 1, "mode": "standard"},
+        connect_timeout=min(10.0, timeout_seconds),
+        read_timeout=timeout_seconds,
+        max_pool_connections=connections,
+        s3={"addressing_style": "path" if path_style else "auto"},
+        # Old stores know no trailing checksums; sha256 stands in each object's metadata either way.
+        request_checksum_calculation=settings.aws_request_checksum_calculation,
+        response_checksum_validation="when_required",
+    )
+    region = settings.aws_region or session.get_config_variable("region") or "us-east-1"
+    authority = None if settings.aws_ca_bundle is None else str(settings.aws_ca_bundle)
+    async with session.create_client(
+        "s3", region_name=region, endpoint_url=settings.aws_endpoint_url_s3, config=config, verify=authority
+    ) as client:
+        options = put_options(settings)
+        if settings.s3_client == "obstore":
+            from headrace.s3_obstore import ObstoreStore
+
+            yield ObstoreStore(
+                client,
+                settings.s3_bucket,
+                session=session,
+                connections=connections,
+                timeout_seconds=timeout_seconds,
+                options=options,
+                authority=authority,
+                checksums=settings.aws_request_checksum_calculation == "when_supported",
+            )
+        else:
+            yield S3Store(client, settings.s3_bucket, timeout_seconds=timeout_seconds, options=options)
