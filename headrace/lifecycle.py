@@ -143,12 +143,12 @@ async def run_processes(
             try:
                 await either(ended, stop)
             finally:
-                code = await _end(process, ended, hurry, ending_seconds)
+                code = await end_process(process, ended, hurry, ending_seconds)
             if stop.is_set() or code in {0, 2}:
                 codes.append(code)
                 stop.set()
                 return
-            log.error("process %d ended with %s; starting another", process.pid, _told(code))
+            log.error("process %d ended with %s; starting another", process.pid, told_exit(code))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(restart_after_seconds):
                     await stop.wait()
@@ -172,7 +172,7 @@ def supervise(command: Sequence[str], environments: Sequence[Mapping[str, str]],
     return asyncio.run(run())
 
 
-async def _end(process: Process, ended: asyncio.Task[int], hurry: asyncio.Event, seconds: float) -> int:
+async def end_process(process: Process, ended: asyncio.Task[int], hurry: asyncio.Event, seconds: float) -> int:
     """Ask a process to end, twice where `hurry` says so, and kill it after so many seconds. Its exit code."""
     if not ended.done():
         _signal(process, signal.SIGTERM)
@@ -192,5 +192,6 @@ def _signal(process: Process, number: signal.Signals) -> None:
         process.send_signal(number)
 
 
-def _told(code: int) -> str:
+def told_exit(code: int) -> str:
+    """A process' end in words."""
     return f"exit code {code}" if code >= 0 else signal.Signals(-code).name

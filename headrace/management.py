@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Any
+import errno
+import socket
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 import uvicorn
@@ -16,6 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from starlette.requests import Request
+
+
+PORT_SECONDS: Final = 0.05
 
 
 class Health:
@@ -62,10 +68,31 @@ class EmbeddedServer(uvicorn.Server):
         yield
 
 
-async def serve_management(health: Health, host: str, port: int) -> None:
-    """Serve until cancelled. A port of 0 means: not wanted, return at once."""
+async def serve_management(health: Health, host: str, port: int, *, wait_for_port: bool = False) -> None:
+    """Serve until cancelled. A port of 0 means: not wanted, return at once.
+
+    With `wait_for_port`, a process whose place this one takes may still have it.
+    """
     if port == 0:
         return
     app: Any = Starlette(routes=management_routes(health))
     config = uvicorn.Config(app, host=host, port=port, log_level="warning", access_log=False, lifespan="off")
-    await EmbeddedServer(config).serve()
+    sockets = [await _freed(host, port)] if wait_for_port else None
+    server = EmbeddedServer(config)
+    try:
+        await server.serve(sockets)
+    finally:
+        for listening in getattr(server, "servers", ()):
+            listening.close()
+
+
+async def _freed(host: str, port: int) -> socket.socket:
+    while True:
+        try:
+            return socket.create_server(
+                (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=128
+            )
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+        await asyncio.sleep(PORT_SECONDS)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import socket
 import sys
 from typing import TYPE_CHECKING, Final
 
-from headrace.lifecycle import has_parent, supervise
-from producer.listener import join_port, listen, reserved_port
+from headrace.lifecycle import has_parent
+from producer.listener import listen, reserved_port
+from producer.workers import ANNOUNCE, LISTENER, REPLACES, Workers
 
 if TYPE_CHECKING:
     from producer.settings import ProducerSettings
@@ -23,18 +26,29 @@ def run(settings: ProducerSettings) -> None:
 
     from producer.server import serve
 
-    shared = has_parent()
-    listener = (join_port if shared else listen)(settings.http_host, settings.http_port)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(settings, listener, listen_when_connected=shared))
+        if has_parent():
+            listener = socket.socket(fileno=int(os.environ[LISTENER]))
+            replaces = os.environ.get(REPLACES) == "1"
+            runner.run(serve(settings, listener, announce=_announce, replaces=replaces))
+        else:
+            runner.run(serve(settings, listen(settings.http_host, settings.http_port)))
+
+
+def _announce() -> None:
+    """Tell who looks after this worker that it takes connections."""
+    pipe = int(os.environ[ANNOUNCE])
+    with contextlib.suppress(BrokenPipeError):  # nobody waits for it
+        os.write(pipe, b"1")
+    os.close(pipe)
 
 
 def run_workers(settings: ProducerSettings) -> int:
     """WORKERS processes of `python -m producer` on one port, until SIGTERM or Ctrl-C. Returns an exit code.
 
     Each has an event loop, connections to Kafka, and limits (memory, queue, connections) of its own; with
-    MANAGEMENT_PORT set, the first has that port, the next one the next. One that dies is started again. Raises
-    HeadraceError.
+    MANAGEMENT_PORT set, the first has that port, the next one the next. One that dies is started again; SIGUSR1 has
+    all exchanged, one after the other. Raises HeadraceError.
     """
     with reserved_port(settings.http_host, settings.http_port) as port:
         chosen = {"HTTP_HOST": settings.http_host, "HTTP_PORT": str(port), "KAFKA_TOPIC": settings.kafka_topic}
@@ -45,4 +59,10 @@ def run_workers(settings: ProducerSettings) -> int:
                 environment["MANAGEMENT_PORT"] = str(settings.management_port + number)
             environments.append(environment)
         longest = settings.drain_seconds + ENDING_SECONDS
-        return supervise([sys.executable, "-m", "producer"], environments, ending_seconds=longest)
+        address = (settings.http_host, port)
+        command = [sys.executable, "-m", "producer"]
+
+        async def look_after() -> int:
+            return await Workers(command, environments, address, ending_seconds=longest).run()
+
+        return asyncio.run(look_after())
