@@ -183,12 +183,13 @@ class Intake:
         ((partition, indexes),) = parts.items()
         request = self._request(records, partition, indexes, deadline)
         self._check(request.count, request.size)
+        if partition is not None:
+            self._check_line(partition)
         request.reserved = reserved
         self._take(request.count, reserved)
         if partition is None:
             self._batcher.add(request, now)
         else:
-            self._check_line(partition)
             self._batcher.pin(request, partition, now)
         self.pump()
         return Publication(request.outcome, _parts([request]))

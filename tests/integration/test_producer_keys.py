@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import defaultdict
+import json
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
+import httpx
 import pytest
 from aiokafka import AIOKafkaConsumer
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
 from aiokafka.partitioner import DefaultPartitioner
 
 from headrace.management import Health
 from headrace.settings import load
+from producer.errors import Kind, Problem
 from producer.intake import Intake, open_intakes
 from producer.publisher import Publisher
 from producer.records import Records
 from producer.settings import ProducerSettings
+from tests.producer_process import serving
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -24,6 +29,7 @@ if TYPE_CHECKING:
     from aiokafka.structs import ConsumerRecord
 
     from producer.records import Headers, Place
+    from tests.conftest import StackFactory
     from tests.services import KafkaService
 
 pytestmark = pytest.mark.stack
@@ -141,3 +147,120 @@ async def test_many_requests_at_once_are_each_whole_and_a_keys_records_stay_in_o
                 order[record.key].append(number)
     assert seen == {(connection, number): 3 for connection in range(20) for number in range(15)}
     assert all(numbers == list(range(15)) for numbers in order.values())
+
+
+@pytest.mark.slow
+async def test_producer_and_kafka_killed_in_the_middle_no_request_is_seen_in_part(
+    own_stack: StackFactory, topic: Callable[..., str]
+) -> None:
+    """Requests of four keys each, over seven partitions, while first the producer is killed, then Kafka.
+
+    What was answered 200 is there, whole; what was answered "nothing was published" is not; nothing is there in part.
+    """
+    stack = await asyncio.to_thread(own_stack)
+    name = topic()
+    settings = {"KAFKA_TOPIC_PARTITIONS": "7", "REQUEST_TIMEOUT_SECONDS": "2", "DRAIN_SECONDS": "3"}
+    published: set[int] = set()
+    refused: set[int] = set()
+    numbers = iter(range(10**9))
+    headers = {"Content-Type": "application/vnd.kafka.json.v2+json"}
+
+    async def load(url: str, stop: asyncio.Event) -> None:
+        async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=30, headers=headers) as client:
+            while not stop.is_set():
+                number = next(numbers)
+                rows = [{"key": f"{number}/{n}", "value": number} for n in range(4)]
+                try:
+                    answer = await client.post(f"/topics/{name}", content=json.dumps({"records": rows}))
+                except httpx.TransportError:
+                    return  # it was killed, and nobody knows
+                if answer.status_code == 200:
+                    published.add(number)
+                else:
+                    assert answer.status_code == 503, answer.text
+                    if answer.json()["error_code"] == 50003:
+                        refused.add(number)
+                    await asyncio.sleep(0.02)
+
+    async def until(more: int, what: set[int]) -> None:
+        enough = len(what) + more
+        while len(what) < enough:
+            await asyncio.sleep(0.02)
+
+    async with serving(stack.environment, name, **settings) as (process, url), asyncio.TaskGroup() as group:
+        for _ in range(20):
+            group.create_task(load(url, asyncio.Event()))
+        await until(200, published)
+        process.process.kill()
+    async with serving(stack.environment, name, **settings) as (process, url):
+        stop = asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            for _ in range(20):
+                group.create_task(load(url, stop))
+            await until(200, published)
+            await asyncio.to_thread(stack.kafka.kill)
+            await until(20, refused)
+            await asyncio.to_thread(stack.kafka.start)
+            await process.until(200, 60)
+            await until(200, published)
+            stop.set()
+        assert "Traceback" not in process.log, process.log
+        process.terminate()
+        assert await process.ended() == 0
+    seen = Counter(int(record.value) for record in await records_of(stack.kafka.bootstrap, name))
+    assert set(seen.values()) == {4}, "in part"
+    assert published <= set(seen)
+    assert refused.isdisjoint(seen)
+    everything = Counter(
+        int(record.value) for record in await records_of(stack.kafka.bootstrap, name, "read_uncommitted")
+    )
+    assert len(everything) > len(seen), "some had begun: they are what this test is about"
+
+
+async def test_more_partitions_are_followed_and_each_key_has_its_new_place(
+    kafka: KafkaService, topic: Callable[..., str]
+) -> None:
+    name = topic()
+    partitioner = DefaultPartitioner()
+    async with publishing(kafka.bootstrap, name, kafka_topic_partitions=2) as intakes:
+        intake = intakes[name]
+        (place,) = await publish(intake, Records([b"1"], keys=[b"foobar"]))
+        assert place.partition == partitioner(b"foobar", [0, 1], [])
+        with pytest.raises(Problem) as caught:
+            intake.submit_records(Records([b"1"], partitions=[5]), 0)
+        assert caught.value.kind is Kind.NO_PARTITION
+        admin = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap)
+        await admin.start()
+        try:
+            await admin.create_partitions({name: NewPartitions(PARTITIONS)})
+        finally:
+            await admin.close()
+        async with asyncio.timeout(20):
+            while intake.partition_count < PARTITIONS:
+                await asyncio.sleep(0.05)
+        keys = [b"key-%d" % number for number in range(30)]
+        for found in (
+            await publish(intake, Records(keys, keys=keys)),
+            [(await publish(intake, Records([key], keys=[key])))[0] for key in keys],
+        ):
+            assert [place.partition for place in found] == [
+                partitioner(key, list(range(PARTITIONS)), []) for key in keys
+            ]
+
+
+async def test_transactions_that_may_not_be_are_told_and_plain_requests_go_on(
+    kafka: KafkaService, topic: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kafka takes no transaction as long as this one's (transaction.max.timeout.ms): none can begin."""
+    monkeypatch.setattr("producer.transactions.GRACE_SECONDS", 10**6)
+    name = topic()
+    keys = [b"key-%d" % number for number in range(30)]
+    async with publishing(kafka.bootstrap, name, request_timeout_seconds=2) as intakes:
+        for _ in range(2):
+            with pytest.raises(Problem) as caught:
+                await publish(intakes[name], Records(keys, keys=keys))
+            assert caught.value.kind is Kind.KAFKA_AWAY
+            assert "No Kafka transaction can be begun" in caught.value.detail
+        await publish(intakes[name], Records(keys, keys=keys[:1] * 30))
+        await intakes[name].submit([b"plain"], [], 0)
+        assert intakes[name].budget.payloads == 0

@@ -201,3 +201,133 @@ def test_a_batcher_shows_what_it_holds() -> None:
     batcher = Batcher(linger=1.0, full=1000)
     fill(batcher, 100, 200)
     assert repr(batcher) == "<Batcher waiting=2 (300 bytes) under_way=[]>"
+
+
+# Requests for a certain partition
+
+
+def pin(batcher: Batcher, partition: int, *sizes: int, now: float = 0.0) -> list[Request]:
+    added = [request(size) for size in sizes]
+    for one in added:
+        batcher.pin(one, partition, now)
+    return added
+
+
+def test_a_pinned_request_goes_to_its_partition_or_waits_for_its_leader() -> None:
+    batcher = Batcher(linger=0.0, full=1000)
+    (pinned,) = pin(batcher, 5, 10)
+    assert batcher.next(9.0, (0, 1, 2), 1) is None
+    assert (batcher.waiting, batcher.pinned_bytes(5), batcher.pinned_bytes(0)) == (1, 10, 0)
+    batch = take(batcher, 9.0, (0, 5))
+    assert (batch.partition, batch.requests, batch.pinned) == (5, [pinned], True)
+
+
+def test_pinned_batches_leave_in_waves_for_the_client_asks_for_all_of_them_at_once() -> None:
+    batcher = Batcher(linger=0.0, full=1000)
+    for partition in range(20):
+        pin(batcher, partition, 10)
+    wave = [take(batcher, 1.0, range(20)) for _ in range(20)]
+    assert [batch.partition for batch in wave] == list(range(20))
+    pin(batcher, 3, 10, now=1.0)
+    assert batcher.next(1.0, range(20), 1) is None, "its partition has one under way"
+    batcher.landed(wave[3])
+    assert batcher.next(1.1, range(20), 1) is None, "the wave is under way"
+    for batch in wave:
+        batcher.landed(batch)
+    assert take(batcher, 1.1, range(20)).partition == 3
+
+
+def test_pinned_requests_linger_too_unless_they_fill_a_batch() -> None:
+    batcher = Batcher(linger=1.0, full=1000)
+    pin(batcher, 0, 10)
+    assert batcher.next(0.5, (0, 1), 1) is None
+    assert batcher.wake_at(0.5) == 1.0
+    full = pin(batcher, 1, 500, 600, now=0.5)
+    assert take(batcher, 0.5, (0, 1)).requests == full[:1]
+    assert batcher.next(0.5, (0, 1), 1) is None
+    assert take(batcher, 1.0, (0, 1)).partition == 0, "the other one is stuck by now"
+    assert batcher.wake_at(1.0) == 1.5
+
+
+@pytest.mark.parametrize("pinned_first", [False, True])
+def test_where_both_want_one_partition_the_older_goes_first(*, pinned_first: bool) -> None:
+    batcher = Batcher(linger=0.0, full=1000)
+    order = []
+    for now in (0.0, 0.001):
+        if (now == 0.0) == pinned_first:
+            pin(batcher, 0, 10, now=now)
+        else:
+            fill(batcher, 10, now=now)
+    for now in (0.002, 0.003):
+        batch = take(batcher, now, (0,))
+        order.append(batch.pinned)
+        batcher.landed(batch)
+    assert order == [pinned_first, not pinned_first]
+
+
+def test_a_pinned_wave_and_what_goes_anywhere_leave_together() -> None:
+    batcher = Batcher(linger=0.0, full=1000)
+    pin(batcher, 0, 10)
+    fill(batcher, 10, now=0.001)
+    assert [take(batcher, 0.002, (0, 1)).partition for _ in range(2)] == [0, 1]
+    pin(batcher, 2, 10, now=0.002)
+    assert take(batcher, 0.002, (0, 1, 2)).partition == 2
+
+
+def test_pinned_requests_whose_time_is_up_leave_and_hurry() -> None:
+    batcher = Batcher(linger=1.0, full=1000)
+    early, late = request(10, deadline=1.0), request(10, deadline=2.0)
+    batcher.pin(early, 0, 0.0)
+    batcher.pin(late, 1, 0.0)
+    assert batcher.late(1.0) == [early]
+    batcher.hurry(1.5)
+    assert batcher.late(1.5) == [late]
+    assert batcher.wake_at(0.0) is None
+    assert repr(batcher) == "<Batcher waiting=0 (0 bytes) under_way=[]>"
+
+
+def test_what_does_not_fit_the_batch_stays_behind_the_other_lines() -> None:
+    batcher = Batcher(linger=0.0, full=100)
+    first = pin(batcher, 0, 30, 30)
+    (other,) = pin(batcher, 1, 30)
+    assert take(batcher, 0.0).requests == first[:1]
+    assert take(batcher, 0.0).requests == [other]
+    assert batcher.next(0.0, (0, 1, 2), 1) is None
+    batcher.landed(batcher.flights[0])
+    batcher.landed(batcher.flights[0])
+    assert take(batcher, 0.1).requests == first[1:]
+
+
+PINNED_STEPS = st.lists(
+    st.tuples(
+        st.sampled_from([0.0, 0.005, 0.02, 2.0]), st.integers(0, 400), st.none() | st.integers(0, 2), st.integers(0, 4)
+    ),
+    max_size=40,
+)
+
+
+@given(PINNED_STEPS)
+def test_whatever_happens_each_line_leaves_once_whole_and_in_order(
+    steps: list[tuple[float, int, int | None, int]],
+) -> None:
+    batcher = Batcher(linger=0.01, full=500, patience=1.0)
+    added: dict[int | None, list[Request]] = {None: [], 0: [], 1: [], 2: []}
+    left: dict[int | None, list[Request]] = {None: [], 0: [], 1: [], 2: []}
+    now = 0.0
+    for pause, size, partition, landing in [*steps, *[(2.0, 0, None, 0)] * 8 * len(steps)]:
+        now += pause
+        if size and partition is None:
+            added[None] += fill(batcher, size, now=now)
+        elif size and partition is not None:
+            added[partition] += pin(batcher, partition, size, now=now)
+        if landing < len(batcher.flights):
+            batcher.landed(batcher.flights[landing])
+        while (batch := batcher.next(now, (0, 1, 2), 1)) is not None:
+            assert batch.size == BATCH_OVERHEAD + sum(one.size for one in batch.requests)
+            assert batch.size <= 500 or len(batch.requests) == 1
+            left[batch.partition if batch.pinned else None] += batch.requests
+        partitions = [batch.partition for batch in batcher.flights]
+        assert len(set(partitions)) == len(partitions)
+        wake_at = batcher.wake_at(now)
+        assert wake_at is None or wake_at > now
+    assert left == added

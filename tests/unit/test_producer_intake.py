@@ -6,15 +6,20 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
+from aiokafka.structs import RecordMetadata
 
 from producer.errors import Kind, Problem
-from producer.intake import Intake
+from producer.intake import Intake, open_intakes
+from producer.link import offset_of
+from producer.partitioner import partition_of
+from producer.records import Place, Records
 from producer.settings import ProducerSettings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from producer.batches import Batch
+    from producer.publication import Bundle
 
 
 class FakeOutlet:
@@ -251,3 +256,151 @@ async def test_a_cancelled_wait_for_room_takes_nothing_along(*, let_in_first: bo
         await gone
     await next_one
     assert (intake.budget.bytes, intake.budget.promised) == (100, 100)
+
+
+# Records with keys
+
+
+class Carrier:
+    def __init__(self) -> None:
+        self.bundles: list[Bundle] = []
+
+    def add(self, bundle: Bundle) -> None:
+        self.bundles.append(bundle)
+
+
+def keyed(mode: str = "transaction", **values: object) -> tuple[Intake, FakeOutlet, Carrier]:
+    intake, outlet, carrier = Intake(settings(keyed_requests=mode, **values)), FakeOutlet(4), Carrier()
+    intake.partition_count = 4
+    intake.transactions = carrier
+    intake.open(outlet)
+    return intake, outlet, carrier
+
+
+APART = Records([b"1", b"2", b"3"], partitions=[1, None, 2])
+
+
+async def test_what_belongs_together_is_one_batch_and_its_places_are_told() -> None:
+    intake, outlet, _ = keyed()
+    intake.submit_records(Records([b"1"], partitions=[2]), 0)
+    publication = intake.submit_records(Records([b"1", None], keys=[b"21", None]), 0)
+    partition = partition_of(b"21", 4)
+    intake.landed(outlet.sent[0], 1.0, None, 7)
+    batch = outlet.sent[1]
+    assert (batch.partition, batch.requests[0].payloads) == (partition, [b"1", None])
+    intake.landed(batch, 1.0, None, 40)
+    await publication.outcome
+    assert publication.places() == [Place(partition, 40), Place(partition, 41)]
+    assert intake.budget.payloads == 0
+
+
+async def test_a_duplicates_acknowledgement_tells_no_offset() -> None:
+    intake, outlet, _ = keyed()
+    publication = intake.submit_records(Records([b"1"], partitions=[2]), 0)
+    assert offset_of(RecordMetadata("t", 2, None, -1, None, None, None)) is None
+    intake.landed(outlet.sent[0], 1.0, None, None)
+    await publication.outcome
+    assert publication.places() == [Place(2, None)]
+
+
+async def test_parts_go_as_one_bundle_and_are_given_back_once() -> None:
+    intake, outlet, carrier = keyed()
+    intake.budget.take(30)
+    publication = intake.submit_records(APART, 30)
+    (bundle,) = carrier.bundles
+    parts = {part.part.partition: (part.payloads, part.part.indexes) for part in bundle.parts if part.part is not None}
+    assert parts == {1: ([b"1", b"2"], [0, 1]), 2: ([b"3"], [2])}
+    assert (outlet.sent, intake.budget.payloads) == ([], 3)
+    problem = Problem(Kind.KAFKA_AWAY, "x")
+    intake.bundle_landed(bundle.whole, problem)
+    assert publication.outcome.exception() is problem
+    assert (intake.budget.bytes, intake.budget.payloads) == (0, 0)
+
+
+async def test_separate_parts_are_one_outcome() -> None:
+    unknown, away = Problem(Kind.OUTCOME_UNKNOWN, "x"), Problem(Kind.KAFKA_AWAY, "y")
+    for problems, kind in (
+        ((None, None), None),
+        ((None, away), Kind.OUTCOME_UNKNOWN),
+        ((away, away), Kind.KAFKA_AWAY),
+        ((unknown, away), Kind.OUTCOME_UNKNOWN),
+    ):
+        intake, outlet, _ = keyed("separate")
+        intake.budget.take(30)
+        publication = intake.submit_records(APART, 30)
+        assert [batch.partition for batch in outlet.sent] == [1, 2]
+        for batch, problem in zip(outlet.sent, problems, strict=True):
+            assert not publication.outcome.done()
+            intake.landed(batch, 1.0, problem, 5)
+            await asyncio.sleep(0)
+        error = publication.outcome.exception()
+        assert (error.kind if isinstance(error, Problem) else None) is kind
+        assert (intake.budget.bytes, intake.budget.payloads) == (0, 0)
+
+
+async def test_refused_means_nothing_is_taken() -> None:
+    intake, outlet, _ = keyed("refuse")
+    with pytest.raises(Problem) as caught:
+        intake.submit_records(APART, 0)
+    assert caught.value.kind is Kind.KEYS_APART
+    assert (outlet.sent, intake.budget.payloads) == ([], 0)
+
+
+async def test_a_partition_that_is_not_there_is_told_with_the_record() -> None:
+    intake, _, _ = keyed()
+    for partition in (-1, 4):
+        with pytest.raises(Problem) as caught:
+            intake.submit_records(Records([b"1", b"2"], partitions=[None, partition]), 0)
+        assert (caught.value.kind, caught.value.members) == (Kind.NO_PARTITION, {"index": 1})
+    intake.partition_count = 0
+    with pytest.raises(Problem, match="not known yet"):
+        intake.submit_records(APART, 0)
+
+
+async def test_keys_count_as_much_as_they_take() -> None:
+    intake, _, _ = keyed()
+    intake.batch_limit = 1000
+    with pytest.raises(Problem) as caught:
+        intake.submit_records(Records([b"1"], keys=[b"k" * 950]), 0)
+    assert caught.value.kind is Kind.TOO_LONG
+    with pytest.raises(Problem) as caught:
+        intake.submit_records(Records([b"1", b"2"], partitions=[1, 2], own_headers=[[("h", b"x" * 950)], []]), 0)
+    assert caught.value.kind is Kind.TOO_LONG
+
+
+@pytest.mark.parametrize("mode", ["transaction", "separate"])
+async def test_a_partition_without_a_leader_leaves_room_for_others(mode: str) -> None:
+    intake, _, _ = keyed(mode, max_length=100, memory_budget_bytes=1000)
+    intake.partition_count = 10
+    lost = Records([b"x" * 80], partitions=[9])
+    for _ in range(4):
+        intake.reserve(100)
+        intake.submit_records(lost, 100)
+    intake.reserve(300)
+    with pytest.raises(Problem) as caught:
+        intake.submit_records(lost, 100)
+    intake.release(300)
+    assert caught.value.kind is Kind.QUEUE_FULL
+    assert "partition 9" in caught.value.detail
+    assert (intake.budget.bytes, intake.budget.payloads) == (400, 4)
+    intake.submit_records(Records([b"x" * 80], partitions=[1]), 0)
+    intake.reserve(300)
+    if mode == "separate":
+        with pytest.raises(Problem, match="partition 9"):
+            intake.submit_records(Records([b"1", b"2"], partitions=[1, 9]), 0)
+
+
+async def test_a_topic_that_kafka_lacks_leaves_room_for_others() -> None:
+    told = settings(kafka_topics_allowed=("u",), max_queue=100)
+    intakes = open_intakes(told)
+    assert list(intakes) == ["t", "u"]
+    for intake in intakes.values():
+        intake.open(FakeOutlet(0))
+    for _ in range(50):
+        submit(intakes["u"], b"1")
+    with pytest.raises(Problem) as caught:
+        submit(intakes["u"], b"1")
+    assert caught.value.kind is Kind.QUEUE_FULL
+    assert "topic u" in caught.value.detail
+    assert intakes["t"].budget.payloads == 50
+    submit(intakes["t"], *[b"1"] * 30)
