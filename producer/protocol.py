@@ -71,7 +71,9 @@ class Joined:
         return getattr(self._transport, name)
 
     def write(self, data: bytes) -> None:
-        if self._head:
+        if self.is_closing():
+            self._head = b""  # its client is gone, though the app does not know yet; uvloop would raise
+        elif self._head:
             self._transport.write(self._head + data)
             self._head = b""
         elif data.startswith(b"HTTP/1.1 ") and data.endswith(b"\r\n\r\n") and data[9:10] != b"1":

@@ -10,7 +10,15 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from producer.protocol import HEAD_BYTES, LEFTOVER_BYTES, READ_BYTES, bounded_protocol, close_idle, end_slow_heads
+from producer.protocol import (
+    HEAD_BYTES,
+    LEFTOVER_BYTES,
+    READ_BYTES,
+    Joined,
+    bounded_protocol,
+    close_idle,
+    end_slow_heads,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -384,3 +392,22 @@ async def test_a_long_body_in_pieces_of_one_byte_is_no_head() -> None:
     await asyncio.gather(*line.protocol.tasks)
     assert line.wire.writes[-1].endswith(b"ok")
     line.hang_up()
+
+
+def test_an_answer_to_a_client_that_is_gone_is_written_nowhere() -> None:
+    """uvloop raises for a closed handle, where asyncio is silent."""
+
+    class Gone(asyncio.Transport):
+        def is_closing(self) -> bool:
+            return True
+
+        def write(self, data: object) -> None:
+            raise RuntimeError("the handle is closed")
+
+        def close(self) -> None:
+            self.closed = True
+
+    joined = Joined(Gone())
+    joined.write(b"HTTP/1.1 200 OK\r\n\r\n")
+    joined.write(b"body")
+    joined.close()

@@ -1,0 +1,115 @@
+"""What was answered against what Kafka has: accepted is there once and byte for byte, refused is nowhere."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from tests.fuzz.cases import Fate
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from aiokafka.structs import ConsumerRecord
+
+    from tests.fuzz.cases import Case, Expected
+    from tests.fuzz.client import Answer
+
+UNKNOWN: Final = "outcome-unknown"
+
+
+class Ledger:
+    """Of one round."""
+
+    def __init__(self) -> None:
+        self._cases: list[tuple[Case, Sequence[Answer]]] = []
+        self.accepted = 0
+        self.refused = 0
+        self.unanswered = 0
+
+    def note(self, case: Case, answers: Sequence[Answer]) -> None:
+        self._cases.append((case, answers))
+
+    def violations(self, records: Sequence[ConsumerRecord]) -> list[str]:
+        """One sentence each."""
+        found: list[str] = []
+        by_mark: dict[str, list[ConsumerRecord]] = {}
+        for record in records:
+            mark = next((value for name, value in record.headers if name == "idempotency-key"), b"")
+            by_mark.setdefault(mark.decode("latin-1"), []).append(record)
+        for case, answers in self._cases:
+            for index, expected in enumerate(case.expected):
+                there = by_mark.pop(expected.mark, [])
+                answer = answers[index] if index < len(answers) else None
+                if case.is_http:
+                    wrong = _judge(expected, answer, there)
+                    self._count(answer)
+                else:
+                    wrong = _judge_loosely(expected, there)
+                if wrong:
+                    found.append(f"case {case.number}, request {expected.mark}: {wrong}")
+            if not case.is_http:
+                self.accepted += sum(answer.status == 200 for answer in answers)
+                self.refused += sum(answer.status != 200 for answer in answers)
+        streams = [case.stream for case, _ in self._cases if not case.is_http]
+        found += [
+            f"Kafka has what nobody sent, under the mark {mark!r}: {record.value!r:.200}"
+            for mark, left in by_mark.items()
+            for record in left
+            if not any((record.value or b"") in stream for stream in streams)
+        ]
+        return found
+
+    def _count(self, answer: Answer | None) -> None:
+        if answer is None:
+            self.unanswered += 1
+        elif answer.status == 200:
+            self.accepted += 1
+        else:
+            self.refused += 1
+
+
+def _judge(expected: Expected, answer: Answer | None, there: Sequence[ConsumerRecord]) -> str:
+    """What is wrong with a well-formed request; empty when nothing is."""
+    if answer is None or answer.problem == UNKNOWN:
+        return _all_or_nothing(expected, there)
+    if answer.status != 200:
+        if there:
+            return f"answered {answer.status} ({answer.problem}), and Kafka has {len(there)} of it"
+        if expected.fate is Fate.TAKEN and answer.status != 503:
+            return f"it is good, and was answered {answer.status} ({answer.problem})"
+        return ""
+    if expected.fate is Fate.REFUSED:
+        return f"it is not good, and was answered 200 with {answer.accepted}"
+    if answer.accepted != len(there):
+        return f"{answer.accepted} were accepted, and Kafka has {len(there)}"
+    return _all_or_nothing(expected, there) if there else ""
+
+
+def _judge_loosely(expected: Expected, there: Sequence[ConsumerRecord]) -> str:
+    """Of a connection that is no HTTP, or ended: what its bytes mean is not known, but some things never are."""
+    if expected.fate is Fate.REFUSED and expected.mark.endswith("hostile") and there:
+        return f"a request with a body that nobody can agree about was taken: {there[0].value!r:.100}"
+    values = [record.value for record in there]
+    if len({(record.partition, record.offset) for record in there}) != len(values):
+        return "Kafka has a record twice"
+    if len({record.partition for record in there}) > 1:
+        return "its records are in several partitions"
+    return ""
+
+
+def _all_or_nothing(expected: Expected, there: Sequence[ConsumerRecord]) -> str:
+    if not there:
+        return ""
+    if {record.partition for record in there} != {there[0].partition}:
+        return "its records are in several partitions"
+    offsets = sorted(record.offset for record in there)
+    if offsets != list(range(offsets[0], offsets[0] + len(offsets))):
+        return f"its records are not together: {offsets}"
+    values = [record.value for record in sorted(there, key=lambda record: int(record.offset))]
+    if expected.payloads is not None and values != expected.payloads:
+        wrong = next(
+            (pair for pair in zip(values, expected.payloads, strict=False) if pair[0] != pair[1]),
+            (len(values), len(expected.payloads)),
+        )
+        return f"Kafka has other bytes: {wrong!r:.300}"
+    return ""

@@ -1,0 +1,193 @@
+"""Rounds of cases against a producer process; after each of them everything is looked at."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import re
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Self
+
+import httpx
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from tests.fuzz.cases import MAX_LENGTH, case
+from tests.fuzz.client import Violation, send
+from tests.fuzz.ledger import Ledger
+from tests.producer_process import serving
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from aiokafka.structs import ConsumerRecord
+
+    from tests.producer_process import ProducerProcess
+
+ROUND: Final = 200
+AT_A_TIME: Final = 12
+PARTITIONS: Final = 3
+WARM_ROUNDS: Final = 3
+MORE_MEMORY: Final = 32 * 1024 * 1024
+MORE_DESCRIPTORS: Final = 10
+SETTLED_SECONDS: Final = 30.0
+SETTINGS: Final = {
+    "MAX_LENGTH": str(MAX_LENGTH),
+    "MEMORY_BUDGET_BYTES": "3000000",
+    "BODY_TIMEOUT_SECONDS": "1",
+    "HEADER_TIMEOUT_SECONDS": "1",
+    "KAFKA_TOPIC_PARTITIONS": str(PARTITIONS),
+}
+_WAITING: Final = re.compile(r"^headrace_producer_waiting_(?:payloads|bytes) (\S+)$", re.MULTILINE)
+
+
+@dataclass(slots=True)
+class Outcome:
+    seed: int
+    cases: int = 0
+    accepted: int = 0
+    refused: int = 0
+    unanswered: int = 0
+    records: int = 0
+    seconds: float = 0.0
+    memory: list[int] = field(default_factory=list)
+    """Bytes in RAM after each round."""
+    descriptors: list[int] = field(default_factory=list)
+    violations: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        told = (
+            f"seed {self.seed}: {self.cases} connections in {self.seconds:.0f} s; requests accepted {self.accepted}, "
+            f"refused {self.refused}, unanswered {self.unanswered}; {self.records} records in Kafka"
+        )
+        lines = [told, *(f"VIOLATION {violation}" for violation in self.violations)]
+        if self.memory:
+            first, most, last = (size >> 20 for size in (self.memory[0], max(self.memory), self.memory[-1]))
+            lines.insert(
+                1,
+                f"memory {first} MiB after the first {ROUND}, {most} at most, {last} at the end; "
+                f"open files {self.descriptors[0]}, {self.descriptors[-1]} at the end",
+            )
+        return "\n".join(lines)
+
+
+async def fuzz(
+    environment: Mapping[str, str],
+    topic: str,
+    *,
+    seed: int,
+    seconds: float = 0.0,
+    cases: int = 0,
+    only: int | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Outcome:
+    """Goes on for so many seconds and cases at least, or until a round has violations. `only`: this case alone."""
+    outcome = Outcome(seed)
+    began = time.monotonic()
+    numbers: Iterator[int] = itertools.count() if only is None else iter([only])
+    async with serving(environment, topic, **SETTINGS) as (process, url), Reader(environment, topic) as kafka:
+        while not outcome.violations:
+            batch = list(itertools.islice(numbers, ROUND))
+            if not batch:
+                break
+            await _round(process, url, kafka, batch, outcome)
+            outcome.seconds = time.monotonic() - began
+            say(str(outcome).splitlines()[0])
+            if outcome.seconds >= seconds and outcome.cases >= cases:
+                break
+        if process.process.poll() is not None:
+            outcome.violations.append(f"the producer ended with {process.process.returncode}")
+        for word in ("Traceback", "unforeseen"):
+            if word in process.log:
+                outcome.violations.append(f"its log has a {word}: {process.log[-3000:]}")
+    grown = max(outcome.memory[WARM_ROUNDS:], default=0) - max(outcome.memory[:WARM_ROUNDS], default=0)
+    if grown > MORE_MEMORY:
+        outcome.violations.append(f"memory grew by {grown} bytes")
+    return outcome
+
+
+async def _round(process: ProducerProcess, url: str, kafka: Reader, numbers: list[int], outcome: Outcome) -> None:
+    parts = httpx.URL(url)
+    ledger = Ledger()
+    left = iter(numbers)
+
+    async def work() -> None:
+        for number in left:
+            made = case(outcome.seed, number)
+            try:
+                answers = await send(parts.host, parts.port or 80, made)
+            except Violation as violation:
+                outcome.violations.append(f"case {number}: {violation}")
+            except OSError as error:
+                outcome.violations.append(f"case {number}: {type(error).__name__}: {error}")
+            else:
+                ledger.note(made, answers)
+            outcome.cases += 1
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(AT_A_TIME):
+            group.create_task(work())
+    outcome.violations += await _settled(process, url, outcome)
+    records = await kafka.new_records()
+    outcome.records += len(records)
+    outcome.violations += ledger.violations(records)
+    outcome.accepted += ledger.accepted
+    outcome.refused += ledger.refused
+    outcome.unanswered += ledger.unanswered
+
+
+async def _settled(process: ProducerProcess, url: str, outcome: Outcome) -> list[str]:
+    """Nothing waits any more, nothing is held, and it still answers; else what is wrong."""
+    descriptors = Path(f"/proc/{process.process.pid}/fd")
+    usual = outcome.descriptors[0] + MORE_DESCRIPTORS if outcome.descriptors else 1_000
+    until = time.monotonic() + SETTLED_SECONDS
+    async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=SETTLED_SECONDS) as client:
+        while True:
+            try:
+                metrics = (await client.get("/metrics")).text
+            except httpx.HTTPError as error:
+                return [f"it does not answer any more: {type(error).__name__} {error}"]
+            waiting = [float(value) for value in _WAITING.findall(metrics)]
+            opened = len(list(descriptors.iterdir()))
+            if not any(waiting) and opened <= usual:
+                break
+            if time.monotonic() > until:
+                return [f"{SETTLED_SECONDS:g} s later, {waiting} payloads and bytes wait and {opened} files are open"]
+            await asyncio.sleep(0.05)
+        answer = await client.post("/payloads", content=b'{"data":[]}')
+        if answer.status_code != 200:
+            return [f"a good request is answered {answer.status_code} {answer.text}"]
+    outcome.descriptors.append(opened)
+    outcome.memory.append(process.memory())
+    return []
+
+
+class Reader:
+    """Reads the topic from where it was, committed records alone."""
+
+    def __init__(self, environment: Mapping[str, str], topic: str) -> None:
+        self._partitions = [TopicPartition(topic, partition) for partition in range(PARTITIONS)]
+        self._consumer = AIOKafkaConsumer(
+            bootstrap_servers=environment["KAFKA_BOOTSTRAP_SERVERS"],
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            isolation_level="read_committed",
+        )
+
+    async def __aenter__(self) -> Self:
+        await self._consumer.start()
+        self._consumer.assign(self._partitions)
+        await self._consumer.seek_to_beginning(*self._partitions)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._consumer.stop()
+
+    async def new_records(self) -> list[ConsumerRecord]:
+        ends = await self._consumer.end_offsets(self._partitions)
+        found: list[ConsumerRecord] = []
+        while any([await self._consumer.position(tp) < ends[tp] for tp in self._partitions]):
+            for records in (await self._consumer.getmany(timeout_ms=200)).values():
+                found += records
+        return found

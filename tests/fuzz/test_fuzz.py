@@ -1,0 +1,106 @@
+"""The short form of fuzzing in every run of the tests, that its cases are the seed's, and that it can fail."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+
+import pytest
+
+from tests.fuzz.cases import Case, Ending, Expected, Fate, case
+from tests.fuzz.client import Answer, Violation, take_answer
+from tests.fuzz.ledger import Ledger
+from tests.fuzz.run import fuzz
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.services import KafkaService
+
+
+def test_a_seed_and_a_number_are_a_case() -> None:
+    one, other = ([case(seed, number) for number in range(300)] for seed in (1, 2))
+    with patch("time.time", return_value=0.0):
+        again = [case(1, number) for number in range(300)]
+    assert one == again
+    assert one != other
+    assert {made.ending for made in one} == set(Ending)
+    assert {expected.fate for made in one for expected in made.expected} == set(Fate)
+    assert 100 < sum(made.is_http for made in one) < 250
+
+
+@pytest.mark.stack
+@pytest.mark.slow
+async def test_what_is_accepted_is_there_and_all_else_is_refused(
+    kafka: KafkaService, service_env: dict[str, str], topic: Callable[..., str]
+) -> None:
+    outcome = await fuzz(service_env, topic("fuzz"), seed=20261123, cases=600)
+    assert not outcome.violations, str(outcome)
+    assert outcome.accepted > 300
+    assert outcome.refused > 300
+    assert outcome.records > 1_000
+
+
+def record(mark: str, value: bytes, offset: int, partition: int = 0) -> Any:
+    return SimpleNamespace(
+        headers=[("idempotency-key", mark.encode())], value=value, offset=offset, partition=partition
+    )
+
+
+def judged(answer: Answer | None, *records: Any, fate: Fate = Fate.TAKEN, is_http: bool = True) -> list[str]:
+    made = Case(0, b"one", [Expected("0.0", fate, [b"1", b"2"])], is_http)
+    ledger = Ledger()
+    ledger.note(made, [] if answer is None else [answer])
+    return ledger.violations(records)
+
+
+ACCEPTED = Answer(200, 2, closes=False, problem="")
+REFUSED = Answer(400, None, closes=False, problem="not-json")
+UNKNOWN = Answer(503, None, closes=False, problem="outcome-unknown")
+GOOD = (record("0.0", b"1", 5), record("0.0", b"2", 6))
+
+
+def test_the_ledger_is_content_with_what_is_right() -> None:
+    for answer, records in ((ACCEPTED, GOOD), (UNKNOWN, GOOD), (UNKNOWN, ()), (None, GOOD), (None, ())):
+        assert judged(answer, *records) == []
+    assert judged(REFUSED, fate=Fate.REFUSED) == []
+    assert judged(Answer(503, None, closes=False, problem="queue-full")) == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "records", "fate"),
+    [
+        (ACCEPTED, (), Fate.TAKEN),
+        (ACCEPTED, GOOD[:1], Fate.TAKEN),
+        (ACCEPTED, (GOOD[0], record("0.0", b"2 ", 6)), Fate.TAKEN),
+        (ACCEPTED, (GOOD[0], record("0.0", b"2", 7)), Fate.TAKEN),
+        (ACCEPTED, (GOOD[0], record("0.0", b"2", 6, partition=1)), Fate.TAKEN),
+        (ACCEPTED, GOOD, Fate.REFUSED),
+        (REFUSED, (), Fate.TAKEN),
+        (REFUSED, GOOD, Fate.REFUSED),
+        (UNKNOWN, GOOD[:1], Fate.TAKEN),
+        (None, (*GOOD, *GOOD), Fate.TAKEN),
+        (ACCEPTED, (*GOOD, record("9.9", b"x", 9)), Fate.TAKEN),
+    ],
+)
+def test_the_ledger_sees_what_is_wrong(answer: Answer | None, records: tuple[Any, ...], fate: Fate) -> None:
+    assert judged(answer, *records, fate=fate)
+
+
+def test_answers_are_read_strictly() -> None:
+    body = b'{"accepted":2}'
+    whole = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 14\r\nconnection: close\r\n\r\n" + body
+    assert take_answer(whole + b"HTTP") == (Answer(200, 2, closes=True, problem=""), b"HTTP")
+    for length in range(len(whole)):
+        assert take_answer(whole[:length])[0] is None
+    for wrong in (
+        b"Invalid HTTP request received.",
+        b"HTTP/1.1 200 OK\r\n\r\n",
+        b"HTTP/1.1 500 No\r\ncontent-length: 2\r\n\r\n{}",
+        b"HTTP/1.1 400 No\r\ncontent-length: 2\r\n\r\n{}",
+        b"HTTP/1.1 400 No\r\ncontent-length: 2\r\n\r\nno",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}",
+    ):
+        with pytest.raises(Violation):
+            take_answer(wrong)
