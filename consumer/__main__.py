@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 
-import click
 
-from consumer.process import run
-from consumer.settings import ConsumerSettings
-from headrace.errors import HeadraceError
-from headrace.settings import load
+def main() -> None:
+    """Until SIGTERM or Ctrl-C; exits with 1 or 2 where that can't be."""
+    gc.disable()  # nothing of what is imported is garbage; looking through it is an eighth of the start
+    import click
 
-if __name__ == "__main__":
+    from consumer.process import run
+    from consumer.settings import ConsumerSettings
+    from headrace.errors import HeadraceError
+    from headrace.settings import load
+
     try:
         run(load(ConsumerSettings))
     except HeadraceError as error:
         click.echo(f"headrace: {error}", err=True)
         sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

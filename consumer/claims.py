@@ -189,10 +189,15 @@ class Claims:
             claimed = self._inherited.popleft()
             assert end == claimed, f"a chunk ends at {end}, but was claimed up to {claimed}"
 
-    def skip_empty(self, position: int) -> None:
-        """[last end, position) holds no record: the commit may move past it, the next chunk still starts before it."""
-        if not self._chunks:
-            self._durable = max(self._durable, position)
+    def skip_empty(self, position: int) -> bool:
+        """[last end, position) holds no record: the commit may move past it, the next chunk still starts before it.
+
+        Whether there is something to move past.
+        """
+        if self._chunks or position <= self._durable:
+            return False
+        self._durable = position
+        return True
 
     def plan(self, allowance: int) -> Plan | None:
         """What to commit now; None when Kafka knows it all. At most `allowance` chunks are claimed anew."""

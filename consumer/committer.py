@@ -117,15 +117,15 @@ class Committer:
         Returns what Kafka would have to answer for those whose plans must not be committed now.
         """
         try:
-            now = await self._cluster.topic(topic)
+            now = await self._cluster.topic_id(topic)
         except KafkaUnavailable as error:
             log.warning("%s", error)
             return dict.fromkeys(plans, 7)
         except TopicMissing:
             return {}  # the commit's answer says so
-        others = {tp: it for tp, it in plans.items() if it[0].claims.topic_id != now.id}
+        others = {tp: it for tp, it in plans.items() if it[0].claims.topic_id != now}
         for lane, _ in others.values():
-            self._dispatcher.halt(lane, str(made_anew(topic, was=lane.claims.topic_id, now=now.id)))
+            self._dispatcher.halt(lane, str(made_anew(topic, was=lane.claims.topic_id, now=now)))
         return dict.fromkeys(others, 7)
 
 

@@ -53,6 +53,8 @@ class Dispatcher:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.lanes: dict[TopicPartition, Lane] = {}
+        self._unsettled: dict[Lane, None] = {}
+        """Those that may have something to commit, in the order in which they changed. All others are settled."""
         self.budget = Budget(memory_budget_bytes)
         self.news = asyncio.Event()
         """Set when there may be something to commit."""
@@ -79,6 +81,7 @@ class Dispatcher:
         self._parked.discard(lane.partition)
         self.budget.add(lane.held_bytes)
         self._jobs.add_lane(lane)
+        self._unsettled[lane] = None
         self._enqueue(lane)
 
     def remove(self, partition: TopicPartition) -> None:
@@ -88,6 +91,7 @@ class Dispatcher:
 
     def _fail(self, lane: Lane, problem: str) -> None:
         """Its bytes are given back at once; an upload under way gives back its body by itself."""
+        self._unsettled.pop(lane, None)
         self.budget.add(-lane.held_bytes)
         for job in self._jobs.drop_lane(lane):
             self.budget.add(-job.body_bytes)
@@ -110,13 +114,15 @@ class Dispatcher:
         now = self._clock()
         for lane in self.lanes.values():
             before = lane.held_bytes
-            lane.tick(now)
-            self._account(lane, before)
+            if lane.tick(now):
+                self._account(lane, before)
         self._cut_largest()
+        self.news.set()
         metrics.HELD_BYTES.set(self.budget.held)
 
     def _account(self, lane: Lane, before: int) -> None:
         self.budget.add(lane.held_bytes - before)
+        self._unsettled[lane] = None
         self._enqueue(lane)
         self.news.set()
 
@@ -212,13 +218,16 @@ class Dispatcher:
         """What to commit, of all lanes. Each plan must be ended by `answered`."""
         allowance = max(0, self._max_queue - self._jobs.qsize()) if self._taking_claims else 0
         found = []
-        for lane in self.lanes.values():
+        for lane in list(self._unsettled):
             if lane.state is LaneState.FAILED:
+                del self._unsettled[lane]
                 continue
             plan = lane.claims.plan(self._jobs.places_for(lane, allowance))
             if plan is not None:
                 allowance -= sum(chunk.state is ChunkState.CLOSED for chunk in plan.chunks)
                 found.append((lane, plan))
+            elif lane.claims.settled:
+                del self._unsettled[lane]
         return found
 
     def answered(self, lane: Lane, plan: Plan, code: int) -> bool:
@@ -264,7 +273,7 @@ class Dispatcher:
     @property
     def idle(self) -> bool:
         """All that is closed is stored and committed, as far as that is to be had."""
-        lanes = [lane for lane in self.lanes.values() if lane.state is not LaneState.FAILED]
+        lanes = [lane for lane in self._unsettled if lane.state is not LaneState.FAILED]
         if self._taking_claims:
             return all(lane.claims.settled for lane in lanes)
         return all(lane.claims.claims_settled for lane in lanes)

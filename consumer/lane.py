@@ -114,14 +114,14 @@ class Lane:
             self._close()
         # What is left over lies behind a jump, or a replay's end, and is fetched again where it is wanted.
 
-    def tick(self, now: float) -> None:
-        """Close the open chunk if its age is up, and let the commit move past an empty range."""
+    def tick(self, now: float) -> bool:
+        """Close the open chunk if its age is up, and let the commit move past an empty range. Whether it did either."""
         if self._open is None:
-            return
+            return False
         if self._open.due(self._limits, now):
             self._close()
-        elif self._open.records == 0 and not self._open.exact:
-            self.claims.skip_empty(self._open.position)
+            return True
+        return self._open.records == 0 and not self._open.exact and self.claims.skip_empty(self._open.position)
 
     def next_due(self) -> float | None:
         """When age closes the open chunk; None while it is empty or its ends are given."""

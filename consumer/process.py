@@ -41,6 +41,7 @@ def run(settings: ConsumerSettings, bounds: Bounds | None = None) -> bool:
     # Records live shortly and form no cycles: collecting among the millions of them costs a third of the time.
     gc.freeze()
     gc.set_threshold(100_000, 50, 100)
+    gc.enable()  # `python -m consumer` has it off until here
     whole = False
     error: BaseException | None = None
     try:

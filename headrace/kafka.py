@@ -18,7 +18,7 @@ from aiokafka.protocol.commit import OffsetCommitRequest, OffsetFetchRequest
 from aiokafka.protocol.offset import OffsetRequest
 
 from headrace.errors import HeadraceError
-from headrace.wire import MetadataRequest
+from headrace.wire import MetadataRequest, TopicIdRequest
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Mapping
@@ -86,18 +86,14 @@ class KafkaCluster:
 
     async def topic(self, name: str) -> Topic:
         answer = await self._ask(MetadataRequest([name]))
-        for error_code, topic, topic_id, _, partitions, *_ in answer.topics:
-            if topic != name:
-                continue
-            if error_code == 3:
-                break
-            if error_code:
-                raise _error(f"Topic {name}", error_code)
-            ids = tuple(sorted(partition[1] for partition in partitions))
-            return Topic(name, str(topic_id), answer.cluster_id, ids)
-        raise TopicMissing(
-            f"Topic {name} does not exist. Create it, or set KAFKA_TOPIC_PARTITIONS to have it created with that many."
-        )
+        topic_id, partitions = _found(name, answer.topics)
+        ids = tuple(sorted(partition[1] for partition in partitions))
+        return Topic(name, topic_id, answer.cluster_id, ids)
+
+    async def topic_id(self, name: str) -> str:
+        """The id alone, which costs the same however many partitions there are."""
+        answer = await self._ask(TopicIdRequest(name))
+        return _found(name, answer.topics)[0]
 
     async def ensure_topic(self, name: str, *, partitions: int, replication: int) -> Topic:
         """The topic, made first when it is missing and `partitions` is above 0."""
@@ -255,6 +251,21 @@ class KafkaCluster:
             raise KafkaUnavailable(f"Kafka did not answer: {type(error).__name__} {error}".rstrip()) from error
         finally:
             await admin.close()
+
+
+def _found(name: str, topics: Iterable[Any]) -> tuple[str, Any]:
+    """A topic's id and its partitions (None where the answer has none), out of an answer to Metadata."""
+    for error_code, topic, topic_id, *rest in topics:
+        if topic != name:
+            continue
+        if error_code == 3:
+            break
+        if error_code:
+            raise _error(f"Topic {name}", error_code)
+        return str(topic_id), rest[1] if rest else None
+    raise TopicMissing(
+        f"Topic {name} does not exist. Create it, or set KAFKA_TOPIC_PARTITIONS to have it created with that many."
+    )
 
 
 def _assigned(assignment: bytes) -> tuple[TopicPartition, ...]:

@@ -177,6 +177,9 @@ class Cluster:
             raise TopicMissing(f"Topic {name} does not exist.")
         return Topic(name, self._broker.topic_id, "cluster-id", tuple(self._broker.logs))
 
+    async def topic_id(self, name: str) -> str:
+        return (await self.topic(name)).id
+
     async def ensure_topic(self, name: str, *, partitions: int, replication: int) -> Topic:
         return await self.topic(name)
 

@@ -74,6 +74,9 @@ class Kafka:
         await asyncio.sleep(0.001)
         return Topic(name, "id", "cluster", (0, 1))
 
+    async def topic_id(self, name: str) -> str:
+        return (await self.topic(name)).id
+
     async def topic_config(self, name: str, key: str) -> str:
         await asyncio.sleep(0.001)
         return "delete"

@@ -144,11 +144,14 @@ class Rig:
                 raise self.topic_id
             return Topic(name, self.topic_id, "cluster", (0,))
 
+        async def topic_id(name: str) -> str:
+            return (await topic(name)).id
+
         self.topic_id: str | Exception = "id"
         bounds = {} if stop_at is None else {P: (0, stop_at), **others}
         parts: dict[str, Any] = {
             "source": self.source,
-            "cluster": SimpleNamespace(topic=topic),
+            "cluster": SimpleNamespace(topic=topic, topic_id=topic_id),
             "taking": SimpleNamespace(take=take, bounds=bounds),
         }
         self.session = Session(
