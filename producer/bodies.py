@@ -77,8 +77,8 @@ class Bodies:
         Raises Problem where there are too many connections, the body is too long, too slow or packed in a way that
         can't be undone, or the caller's signature is not its.
         """
-        if len(self.connections) > self._max_connections:
-            raise Problem(Kind.CROWDED, "Too many connections are open here (MAX_CONNECTIONS). This one is closed.")
+        if len(self.connections) > self._max_connections or len(self.requests) > self._max_requests:
+            raise self._too_many()
         coding = None
         if b"content-encoding" in headers:
             coding = _coding(headers[b"content-encoding"])
@@ -164,6 +164,11 @@ class Bodies:
             reading.size = size
             if not message.get("more_body", False):
                 return b"".join((first, *pieces)) if pieces else first
+
+    def _too_many(self) -> Problem:
+        if len(self.connections) > self._max_connections:
+            return Problem(Kind.CROWDED, "Too many connections are open here (MAX_CONNECTIONS). This one is closed.")
+        return Problem(Kind.BUSY, f"More than {self._max_requests} requests are under way (MAX_REQUESTS).")
 
     def _too_long(self, declared: int | None) -> Problem:
         what = "is longer" if declared is None else f"has {declared} bytes, more"
