@@ -10,7 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sized
 
     from prometheus_client.metrics_core import Metric
 
@@ -30,6 +30,8 @@ class Tally(Collector):
         """Those that were committed (True), and those that were not, or nobody knows."""
         self.budget: Budget | None = None
         """Whose fill is told; the intake's."""
+        self.connections: Sized = ()
+        """Those that are open now; the server's."""
 
     def collect(self) -> Iterator[Metric]:
         requests = CounterMetricFamily(
@@ -51,6 +53,7 @@ class Tally(Collector):
         for committed in (True, False):
             transactions.add_metric(["committed" if committed else "failed"], self.transactions[committed])
         yield transactions
+        yield GaugeMetricFamily("headrace_producer_connections", "connections that are open", len(self.connections))
         if self.budget is None:
             return
         yield GaugeMetricFamily(

@@ -19,6 +19,7 @@ from producer.farewell import farewell_seconds
 from producer.footprint import allow_descriptors, keep_no_long_buffers, quiet_garbage_collection
 from producer.ingest import Ingest
 from producer.intake import open_intakes
+from producer.metrics import TALLY
 from producer.protocol import bounded_protocol, close_idle, end_slow_heads
 from producer.publisher import Publisher
 from producer.rest_proxy import TOPIC_PATHS, RestProxy
@@ -82,6 +83,7 @@ async def serve(
     others = {EVENTS_PATH: events, **dict.fromkeys(TOPIC_PATHS, RestProxy(settings, intakes, bodies, admit))}
     app: Any = create_app(ingest, health, others, origins=settings.cors_origins)
     server = _server(settings, app, announce)
+    TALLY.connections = server.server_state.connections
     bodies.connections, bodies.requests = server.server_state.connections, server.server_state.tasks
     orphaned = asyncio.Event()
 

@@ -100,6 +100,7 @@ async def test_more_connections_than_may_be_and_management_still_answers(
     port = two_ports_in_a_row()
     settings = {"MAX_CONNECTIONS": "40", "MANAGEMENT_PORT": str(port), "BODY_TIMEOUT_SECONDS": "60"}
     async with serving(service_env, topic(), **settings) as (process, url):
+        await until_metric(f"http://127.0.0.1:{port}", "headrace_producer_connections", 0)
         async with lines(url, 40) as full:
             for line in full:
                 line.write(POST + b"Content-Length: 100\r\n\r\n{")
@@ -109,6 +110,7 @@ async def test_more_connections_than_may_be_and_management_still_answers(
                 answers = await asyncio.gather(*(line.rest() for line in more))
                 assert {status(answer) for answer in answers} == {503}
                 assert all(b"retry-after: 1" in answer and b"crowded" in answer for answer in answers)
+            await until_metric(f"http://127.0.0.1:{port}", "headrace_producer_connections", 40)
             async with lines(url, 30) as flood:
                 answers = await asyncio.gather(*(line.rest() for line in flood[-15:]))
                 assert set(answers) == {b""}, "cut before they took any memory"
@@ -119,6 +121,7 @@ async def test_more_connections_than_may_be_and_management_still_answers(
                 line.write(b" " * 99)
             answers = [await asyncio.wait_for(line.reader.readuntil(b"}"), PATIENCE_SECONDS) for line in full]
             assert {status(answer) for answer in answers} == {400}, "who was there before was served"
+        await until_metric(f"http://127.0.0.1:{port}", "headrace_producer_connections", 0)
         assert await accepts(url)
         assert "Traceback" not in process.log, process.log
 
