@@ -120,8 +120,8 @@ def assess(*, log: Log, offset: int, metadata: str | None, layout: str, origin: 
             until = max(committed.last_end, committed.fill_until)
             raise HaltError(
                 f"{log}: {Range(committed.start, until)} is claimed under another layout "
-                f"({committed.layout}, now {layout}). Start once with the former {NAMING} until the lag is zero, or run "
-                f"`headrace claims drop`."
+                f"({committed.layout}, now {layout}). Start once with the former {NAMING} until the lag is zero, or "
+                f"run `headrace claims drop`."
             )
         committed = replace(committed, layout=layout)
     shrunk = log.start > committed.durable
