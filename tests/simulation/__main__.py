@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tests.simulation.harness import simulate
+from tests.simulation.kinds import KINDS
 from tests.simulation.mutants import MUTANTS, mutated
 from tests.simulation.profiles import PROFILES
 
@@ -20,13 +21,13 @@ if TYPE_CHECKING:
 BLOCK = 100
 
 
-def _block(work: tuple[range, str, str | None]) -> tuple[list[Tally], float, float]:
+def _block(work: tuple[range, str, str | None, str | None]) -> tuple[list[Tally], float, float]:
     """Those that failed, virtual seconds, seconds of CPU."""
-    seeds, profile, mutant = work
+    seeds, profile, kind, mutant = work
     began, virtual, failed = time.process_time(), 0.0, []
     with mutated(mutant):
         for seed in seeds:
-            tally = simulate(seed, profile=profile)
+            tally = simulate(seed, profile=profile, kind=kind)
             virtual += tally.seconds
             if tally.violation is not None:
                 failed.append(tally)
@@ -36,20 +37,21 @@ def _block(work: tuple[range, str, str | None]) -> tuple[list[Tally], float, flo
 @click.command(help=__doc__)
 @click.argument("seeds")
 @click.option("--profile", default="", type=click.Choice(["", *PROFILES]), help="A kind of schedule, see profiles.py.")
+@click.option("--kind", type=click.Choice(["", *KINDS]), help="A format and layout; by default by the seed.")
 @click.option("--mutant", type=click.Choice(list(MUTANTS)), help="Put a mistake into the code first.")
 @click.option("--trace", is_flag=True, help="Print what happened, step by step. With one seed.")
 @click.option("--jobs", default=os.cpu_count() or 1, help="Processes side by side.")
-def main(seeds: str, profile: str, mutant: str | None, jobs: int, *, trace: bool) -> None:
+def main(seeds: str, profile: str, kind: str | None, mutant: str | None, jobs: int, *, trace: bool) -> None:
     """SEEDS: 7, or 1000-2000 (the last one not included)."""
     first, _, last = seeds.partition("-")
     chosen = range(int(first), int(last) if last else int(first) + 1)
     if trace:
         with mutated(mutant):
-            tally = simulate(chosen[0], profile=profile, tracing=True)
+            tally = simulate(chosen[0], profile=profile, kind=kind, tracing=True)
         for line in tally.trace:
             click.echo(line)
         sys.exit(0 if tally.violation is None else 1)
-    blocks = [(chosen[at : at + BLOCK], profile, mutant) for at in range(0, len(chosen), BLOCK)]
+    blocks = [(chosen[at : at + BLOCK], profile, kind, mutant) for at in range(0, len(chosen), BLOCK)]
     failures, virtual, spent = 0, 0.0, 0.0
     with multiprocessing.Pool(min(jobs, len(blocks))) as pool:
         for number, (failed, seconds, cpu) in enumerate(pool.imap_unordered(_block, blocks), 1):

@@ -13,6 +13,7 @@ from headrace.errors import HeadraceError
 from headrace.kafka import TopicMissing
 from headrace.management import Health
 from tests.simulation import client, store
+from tests.simulation.kinds import BODIES_BYTES
 from tests.simulation.oracle import WatchedBudget
 from tests.simulation.virtual import Process
 
@@ -61,7 +62,7 @@ class WatchedArchiver(Archiver):
         session = super()._session(*args, **kwargs)
         settings = self._settings
         # A fetch, a claimed chunk that must go on, and a body beside its lines.
-        slack = (self.fetch + 3 * settings.chunk_max_records) * LINE_BYTES
+        slack = (self.fetch + 3 * settings.chunk_max_records) * LINE_BYTES + BODIES_BYTES.get(settings.format, 0)
         session._dispatcher.budget = WatchedBudget(settings.memory_budget_bytes, slack, self.world)
         return session
 
@@ -108,7 +109,8 @@ class Fleet:
         world.spring = self._spring
 
     def spawn(self) -> Archive:
-        world, settings = self.world, self.settings
+        world, most = self.world, self.plan.most_buckets
+        settings = self.settings.model_copy(update={"chunk_max_buckets": most[len(self.archives) % len(most)]})
         process = Archive(f"w{len(self.archives)}")
         self.archives.append(process)
         edges = Edges(

@@ -16,6 +16,7 @@ from aiokafka.consumer import group_coordinator, subscription_state
 
 import consumer.chunk
 import consumer.uploader
+from tests.simulation.kinds import kind_of, with_kind
 from tests.simulation.profiles import draw, profile_of
 from tests.simulation.run import Run
 from tests.simulation.virtual import OWNER, Stuck
@@ -76,12 +77,13 @@ def _logging(world: World) -> Iterator[None]:
         root.setLevel(level)
 
 
-def simulate(seed: int, *, profile: str = "", tracing: bool = False) -> Tally:
+def simulate(seed: int, *, profile: str = "", kind: str | None = None, tracing: bool = False) -> Tally:
     """Run the seed's schedule. The same seed gives the same run, step by step, in any process.
 
-    `profile`: another kind of schedule than the seed's own.
+    `profile`: other schedules than the seed's own. `kind`: a format and layout that are not the seed's own.
     """
     profile = profile or profile_of(seed)
+    kind = kind_of(seed) if kind is None else kind
     world = World(seed, tracing=tracing)
     loop = world.loop
     loop.set_exception_handler(partial(_unhandled, world))
@@ -90,7 +92,7 @@ def simulate(seed: int, *, profile: str = "", tracing: bool = False) -> Tally:
 
         async def main() -> None:
             nonlocal run
-            run = Run(world, draw(world.dice, profile))
+            run = Run(world, with_kind(draw(world.dice, profile), kind, seed))
             going = asyncio.ensure_future(run.go())
             await asyncio.wait((going, world.over), return_when=asyncio.FIRST_COMPLETED)
             if going.done():
@@ -104,7 +106,8 @@ def simulate(seed: int, *, profile: str = "", tracing: bool = False) -> Tally:
         if run is not None:
             _dispose(run)
         loop.close()
-    return Tally(seed, profile, world.violation, loop.now, loop.steps, world.counts, world.trace)
+    what = f"{profile}, {kind}" if kind else profile
+    return Tally(seed, what, world.violation, loop.now, loop.steps, world.counts, world.trace)
 
 
 def _unhandled(world: World, _loop: Any, context: dict[str, Any]) -> None:

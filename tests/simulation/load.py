@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from typing import TYPE_CHECKING
 
 from headrace.record import StoredRecord
@@ -74,6 +75,17 @@ class Load:
             timestamp = -1
         more = b'"again":true,' if self._broker.incarnation > 1 else b""
         value = b'{%s"n":%d,"p":"%s"}' % (more, offset, b"x" * int(odd * 40))
-        log.append(StoredRecord(offset, timestamp, None, value), readable=readable)
+        record = StoredRecord(offset, timestamp, None, value)
+        log.append(self._varied(record) if self._plan.mixed else record, readable=readable)
         if readable:
             self._oracle.appended(log, offset)
+
+    def _varied(self, record: StoredRecord) -> StoredRecord:
+        """With a key, fields, and now and then no JSON. Of dice of its own: the schedule is what it is without."""
+        dice = random.Random(f"{self._world.seed} {record.offset}")
+        key = dice.choice((None, b"a", b"b/..", b"\xff"))
+        assert record.value is not None
+        at, country = self._world.wall_ms() // 1000 + dice.choice((0, 0, 0, 86_400)), dice.choice((b"de", b"fr", b""))
+        fields = b'"at":%d,"c":"%b",' % (at, country)
+        value = dice.choice((record.value[:1] + fields + record.value[1:],) * 9 + (None, b"", b"two\nlines", b"\xff"))
+        return record._replace(key=key, value=value, headers=(("h", b"1"),) if dice.random() < 0.1 else ())

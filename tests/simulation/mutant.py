@@ -8,6 +8,8 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
+from tests.simulation.kinds import OWN
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
@@ -15,20 +17,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Mutant:
-    """`profile`: the kind of schedules that is to find it. `seeds`: within so many."""
+    """`profile`, `kind`: the schedules, and the format and layout, that are to find it. `seeds`: within so many."""
 
     name: str
     apply: Callable[[], AbstractContextManager[Any]]
     profile: str = "any"
     seeds: int = 2000
+    kind: str = OWN
 
 
 MUTANTS: dict[str, Mutant] = {}
 
 
-def mutant(name: str, profile: str = "any", seeds: int = 2000) -> Callable[[Callable[[], Any]], Callable[[], Any]]:
+def mutant(
+    name: str, profile: str = "any", seeds: int = 2000, kind: str = OWN
+) -> Callable[[Callable[[], Any]], Callable[[], Any]]:
     def register(body: Callable[[], Iterator[None]]) -> Callable[[], Any]:
-        MUTANTS[name] = Mutant(name, contextlib.contextmanager(body), profile, seeds)
+        MUTANTS[name] = Mutant(name, contextlib.contextmanager(body), profile, seeds, kind)
         return body
 
     return register

@@ -8,7 +8,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
-from tests.simulation import mutants_of_claims, mutants_of_storage  # noqa: F401 - they register themselves
+from tests.simulation import mutants_of_claims, mutants_of_layouts, mutants_of_storage  # noqa: F401 - they register themselves
 from tests.simulation.mutant import MUTANTS
 
 __all__ = ["MUTANTS", "mutated"]

@@ -173,7 +173,7 @@ class Operations:
         fleet = self._fleet
         fleet.settings = next(each for each in self._settings if each is not fleet.settings)
         fleet.halts = OTHER_LAYOUT
-        self._world.say("operator", f"changes-layout to {fleet.settings.object_path}")
+        self._world.say("operator", f"changes-layout to {fleet.settings.layout()}")
 
     async def settle_layout(self) -> None:
         """A partition has halted for its layout, and says: start once with the former settings."""

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from consumer.budget import Budget
 from consumer.claims import decode
-from headrace.archive import read_object
-from headrace.objects import GAP_SUFFIX, Range, parse_key
+from headrace.archive import ArchiveError
+from headrace.objects import BESIDE_FOLDER, GAP_SUFFIX, Range, parse_key
+from tests.simulation.reading import records_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -99,10 +100,11 @@ class Oracle:
 
     # Objects
 
-    def landed(self, key: str, stored: Stored, process: Process) -> None:
-        name = parse_key(key)
-        if name is None:
-            return
+    def landed(self, key: str, objects: Mapping[str, Stored], process: Process) -> None:
+        """An object stands in the store from now on, beside what else does."""
+        name, stored = parse_key(key), objects[key]
+        if name is None or f"/{BESIDE_FOLDER}/" in key:
+            return  # looked at with the object that tells of it
         truth, say = self.truths[name.partition], self._world.violated
         offsets = name.range
         for other in truth.objects:
@@ -110,7 +112,7 @@ class Oracle:
                 say(f"{process.name} stored {key}, which overlaps {other}")
                 return
         before = truth.objects.get(offsets, {}).get(key)
-        held = self._content(truth, key, name, stored)
+        held = self._content(truth, key, name, objects)
         if held is None:
             return
         if truth.stop is not None and not truth.origin <= offsets.start < offsets.end <= truth.stop:
@@ -121,6 +123,9 @@ class Oracle:
         if before is not None and len(held) < len(before):
             say(f"{process.name} replaced {key} of {len(before)} records by one of {len(held)}")
             return
+        for other_key, other_held in truth.objects.get(offsets, {}).items():
+            if other_key != key and held & other_held:
+                say(f"{process.name} stored {key}; {other_key} has the same records")
         truth.objects.setdefault(offsets, {})[key] = held
         kinds = {each.endswith(GAP_SUFFIX) for each in truth.objects[offsets]}
         if len(kinds) > 1:
@@ -132,12 +137,19 @@ class Oracle:
                 say(f"{process.name} says that {lost} of {key} is lost; the log starts at {truth.log.start}")
             truth.missing -= set(range(start, end))
 
-    def _content(self, truth: Truth, key: str, name: ObjectName, stored: Stored) -> frozenset[int] | None:
+    def _content(
+        self, truth: Truth, key: str, name: ObjectName, objects: Mapping[str, Stored]
+    ) -> frozenset[int] | None:
         """The offsets that an object holds; None when something is wrong with them."""
+        stored = objects[key]
         say, log, metadata = self._world.violated, truth.log, stored.metadata
         if name.is_gap:
             return frozenset()
-        records = list(read_object(stored.body, key.partition(".")[2]))
+        try:
+            records = records_of(key, objects)
+        except ArchiveError as error:
+            say(f"{key} can't be read: {error}")
+            return None
         numbers = [record.offset for record in records]
         for record in records:
             if log.ever.get(record.offset) != record:
@@ -155,7 +167,7 @@ class Oracle:
             known = log.ever.get(offset)
             if known is None or offset in log.compacted or (offset < log.start and lost_from <= offset < lost_to):
                 continue
-            bucket = layout.bucket(known.timestamp)
+            bucket = layout.place(known)
             if (layout.key(name.topic, name.partition, name.range, bucket) == key) != (offset in numbers):
                 say(f"{key}: offset {offset} is {'' if offset in numbers else 'not '}in it")
                 return None

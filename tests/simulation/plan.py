@@ -67,8 +67,12 @@ class Plan:
     pauses: tuple[tuple[float, float], ...] = ((0.1, 3), (3, 25))
     uploads_wait_when_cut: bool = False
     replay: bool = False
-    other_paths: tuple[str, ...] = ()
-    """Object paths of layouts that the operator may change to."""
+    others: tuple[dict[str, str], ...] = ()
+    """Settings of names that the operator may change."""
+    most_buckets: tuple[int, ...] = (1000,)
+    """CHUNK_MAX_BUCKETS, of one process after the other."""
+    mixed: bool = False
+    """Records have keys, fields, and values that are no JSON."""
     finally_: str | None = None
     """What is done when all other harm has been."""
     exodus_rest: float = 0.0

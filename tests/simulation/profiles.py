@@ -231,7 +231,8 @@ def _layouts(plan: Plan, dice: random.Random) -> None:
         "retention": 0.3,
     }
     plan.resets = {"nothing": 4.0, "drop": 2.0, "zero": 1.0, "delete": 0.5}
-    plan.other_paths = (dice.choice([path for path in PATHS if path != plan.settings["object_path"]]),)
+    other = dice.choice([path for path in PATHS if path != plan.settings["object_path"]])
+    plan.others = ({"object_path": other},)
     plan.actions = dice.randrange(2, 8)
     plan.settings |= {"max_claims": dice.choice((2, 8)), "upload_timeout_seconds": dice.choice((1.5, 3.0))}
 

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 
 from aiokafka import TopicPartition
 
-from consumer.encode import open_format
-from consumer.layout import Layout
 from consumer.settings import ConsumerSettings
 from tests.simulation import store
 from tests.simulation.adversary import Adversary
@@ -24,6 +22,8 @@ from tests.simulation.world import Weather
 if TYPE_CHECKING:
     from consumer.taking import Bounds
     from tests.simulation.plan import Plan
+    from tests.simulation.store import Stored
+    from tests.simulation.virtual import Process
     from tests.simulation.world import World
 
 TOPIC = "t"
@@ -40,17 +40,15 @@ class Run:
     def __init__(self, world: World, plan: Plan) -> None:
         self.world = world
         self.plan = plan
-        paths = [plan.settings["object_path"], *plan.other_paths]
-        settings = tuple(_settings(plan, object_path=path) for path in paths)
-        suffix = open_format("jsonl", plan.settings["compression"]).suffix
-        layouts = [Layout("p", path, suffix) for path in paths]
+        settings = tuple(_settings(plan, changed) for changed in ({}, *plan.others))
+        layouts = [each.layout() for each in settings]
         logs = {number: Log(number) for number in range(plan.partitions)}
         self.oracle = Oracle(world, logs, layouts)
         group = GroupCoordinator(world, self.oracle.on_commit, most_metadata=plan.most_metadata)
         self.broker = Broker(world, TOPIC, logs, group)
         self.broker.compacting = plan.compacting
         self.broker.most_records = plan.most_records
-        self.bucket = store.Bucket(world, plan.settings["upload_timeout_seconds"], self.oracle.landed)
+        self.bucket = store.Bucket(world, plan.settings["upload_timeout_seconds"], self._landed)
         self.fleet = Fleet(world, plan, settings[0], self.broker, self.bucket)
         self.load = Load(world, plan, self.broker, self.oracle)
         self.operations = Operations(
@@ -66,6 +64,9 @@ class Run:
         self.adversary = Adversary(world, plan, self.fleet, self.operations)
         self._whole_replays = 0
         world.weather = plan.weather
+
+    def _landed(self, key: str, stored: Stored, process: Process) -> None:
+        self.oracle.landed(key, {**self.bucket.objects, key: stored}, process)
 
     async def go(self) -> None:
         world = self.world
@@ -169,7 +170,6 @@ class Run:
         self.oracle.judge(self.bucket.objects)
 
 
-def _settings(plan: Plan, **changed: str) -> ConsumerSettings:
-    return ConsumerSettings.model_construct(
-        kafka_topic=(TOPIC,), kafka_group="g", s3_bucket="bucket", s3_prefix="p", **plan.settings | changed
-    )
+def _settings(plan: Plan, changed: dict[str, str]) -> ConsumerSettings:
+    own = {"s3_prefix": "p", **plan.settings, **changed}
+    return ConsumerSettings.model_construct(kafka_topic=(TOPIC,), kafka_group="g", s3_bucket="bucket", **own)

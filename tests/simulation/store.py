@@ -84,7 +84,7 @@ class Bucket:
         del self.flights[flight]
         if flight.given_up:
             self.world.counts["landed-after-death" if flight.process.dead else "landed-late"] += 1
-        self.world.say(flight.process.name, f"landed {flight.key.rpartition('/')[2]}")
+        self.world.say(flight.process.name, f"landed {flight.key}")
         self.on_landing(flight.key, flight.stored, flight.process)
         self.objects[flight.key] = flight.stored
         self.world.passing("put landed", flight.process)

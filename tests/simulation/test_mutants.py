@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 
 import pytest
 
@@ -27,10 +28,11 @@ def test_all_mutants_of_the_design_are_there() -> None:
 def test_the_harness_finds(name: str) -> None:
     mutant = MUTANTS[name]
     for seed in range(mutant.seeds):
+        run = partial(simulate, seed, profile=mutant.profile, kind=mutant.kind)
         with mutated(name):
-            found = simulate(seed, profile=mutant.profile).violation
+            found = run().violation
         if found is not None:
-            assert simulate(seed, profile=mutant.profile).violation is None, "the code as it is breaks there, too"
+            assert run().violation is None, "the code as it is breaks there, too"
             return
     pytest.fail(f"{mutant.seeds} schedules ({mutant.profile}) did not find {name}")
 
