@@ -69,7 +69,7 @@ class Oracle:
 
     def __init__(self, world: World, logs: Mapping[int, Log], layouts: Sequence[Layout]) -> None:
         self._world = world
-        self._layouts = {layout.fingerprint: layout for layout in layouts}
+        self._layouts = {(layout.fingerprint, layout.prefix): layout for layout in layouts}
         self.truths = {number: Truth(log) for number, log in logs.items()}
         self._made_anew = False
 
@@ -161,7 +161,7 @@ class Oracle:
             say(f"{key} holds {len(records)} records, its metadata says {metadata['headrace-records']}")
         if metadata["headrace-sha256"] != hashlib.sha256(stored.body).hexdigest():
             say(f"{key}: not the digest of its metadata")
-        layout = self._layouts[metadata["headrace-layout"]]
+        layout = self._layouts[metadata["headrace-layout"], key.partition("/")[0]]
         lost_from, lost_to = map(int, metadata.get("headrace-lost", "0-0").split("-"))
         for offset in range(name.range.start, name.range.end):
             known = log.ever.get(offset)
