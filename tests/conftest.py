@@ -70,6 +70,11 @@ def own_stack() -> Iterator[StackFactory]:
         yield start
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Long values don't name a test: some are made anew each time, and tests side by side must have the same names."""
+    return argname if isinstance(val, bytes | str) and len(val) > 24 else None
+
+
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if report.skipped and not hasattr(report, "wasxfail"):
         _skipped.append(report.nodeid)
