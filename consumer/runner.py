@@ -74,7 +74,13 @@ class Archiver:
         self._edges = edges or Edges()
         self._settings = settings
         self._bounds = bounds
-        self._form = open_format(settings.format, settings.compression, settings.compression_level)
+        self._form = open_format(
+            settings.format,
+            settings.compression,
+            settings.compression_level,
+            settings.parquet_columns,
+            settings.parquet_schema_file,
+        )
         self._layout = settings.layout()
         self._lanes: Mapping[TopicPartition, Lane] = {}
         self._limits = Limits(

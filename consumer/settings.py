@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Final, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from consumer.encode import Codec, FormatName, open_format
+from consumer.encode import Codec, ColumnsOf, FormatName, open_format
 from consumer.folders import MOST_VALUE_BYTES, parse_template
 from consumer.layout import DEFAULT_OBJECT_PATH, MOST_KEY_BYTES, Layout
 from consumer.moments import ISO, UTC_NAME, open_zone, reader
@@ -50,6 +51,13 @@ class ConsumerSettings(KafkaSettings, S3Settings):
         "jsonl", description="jsonl, raw (payloads as they came), parquet, or object (one S3 object a payload)"
     )
     compression: Codec = Field("zstd", description="zstd, gzip or none; with FORMAT=parquet snappy, too")
+    parquet_columns: ColumnsOf = Field(
+        "envelope", description="with FORMAT=parquet: envelope, or payload: a JSON object's fields are columns, too"
+    )
+    parquet_schema_file: Path | None = Field(
+        None,
+        description="JSON Schema that tells PARQUET_COLUMNS=payload which; default: what an object's payloads have",
+    )
     compression_level: int | None = Field(None, description="the compression's level; default: a fast one")
     object_path: str = Field(
         DEFAULT_OBJECT_PATH,
@@ -94,7 +102,9 @@ class ConsumerSettings(KafkaSettings, S3Settings):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        open_format(self.format, self.compression, self.compression_level)
+        open_format(
+            self.format, self.compression, self.compression_level, self.parquet_columns, self.parquet_schema_file
+        )
         for folder, what in (
             (CONTROL_FOLDER, "the markers"),
             (PAYLOAD_FOLDER, "payloads of FORMAT=object"),
@@ -120,7 +130,9 @@ class ConsumerSettings(KafkaSettings, S3Settings):
         return Layout(
             self.s3_prefix,
             self.object_path,
-            open_format(self.format, self.compression, self.compression_level).suffix,
+            open_format(
+                self.format, self.compression, self.compression_level, self.parquet_columns, self.parquet_schema_file
+            ).suffix,
             self.kafka_isolation_level,
             self.time_field,
             self.time_format,

@@ -46,7 +46,7 @@ _WAITING: Final = pa.schema(RECORD)
 _pack: Final = msgspec.msgpack.Encoder().encode
 _unpack: Final = msgspec.msgpack.Decoder(list[StoredRecord]).decode
 _STRINGS_THAT_REPEAT: Final = ["topic", "partition", "key", "headers.list.element.key", "headers.list.element.value"]
-_STATISTICS: Final = ["topic", "partition", "offset", "timestamp", "timestamp_ms", "key"]
+_RANGES: Final = ["topic", "partition", "offset", "timestamp", "timestamp_ms", "key"]
 """Nobody looks for a range of payloads, and their lowest and highest would stand in the file whole."""
 _value: Final = attrgetter("value")
 _key: Final = attrgetter("key")
@@ -77,7 +77,7 @@ class Parquet(Format):
 
     def pack(self, parts: list[bytes], place: Place) -> Packed:
         body = BytesIO()
-        with self.writer(body, ENVELOPE, _STRINGS_THAT_REPEAT) as writer:
+        with self.writer(body, ENVELOPE, "offset", repeating=_STRINGS_THAT_REPEAT, ranges=_RANGES) as writer:
             writer.add_key_value_metadata(facts(place, "envelope"))
             for batches in row_groups(parts):
                 rows = sum(batch.num_rows for batch in batches)
@@ -86,8 +86,13 @@ class Parquet(Format):
                 writer.write_table(pa.table([*constants, *table.columns], schema=ENVELOPE), row_group_size=rows)
         return Packed(body.getvalue())
 
-    def writer(self, body: BytesIO, schema: Any, repeating: Sequence[str]) -> Any:
-        """Statistics, int64 timestamps with their zone, lists in the standard's three levels; no Arrow schema."""
+    def writer(
+        self, body: BytesIO, schema: Any, offset: str, *, repeating: Sequence[str], ranges: Sequence[str]
+    ) -> Any:
+        """Int64 timestamps with their zone, lists in the standard's three levels, no Arrow schema.
+
+        `repeating` columns have dictionaries, `ranges` have statistics; rows are in the order of `offset`.
+        """
         return pq.ParquetWriter(
             body,
             schema,
@@ -95,8 +100,8 @@ class Parquet(Format):
             compression=self.codec,
             compression_level=self.level if len(LEVELS[self.codec]) > 1 else None,
             use_dictionary=list(repeating),
-            sorting_columns=[pq.SortingColumn(schema.names.index("offset"))],
-            write_statistics=_STATISTICS,
+            sorting_columns=[pq.SortingColumn(schema.names.index(offset))],
+            write_statistics=list(ranges),
             write_page_index=True,
             write_page_checksum=True,
             store_schema=False,
@@ -104,12 +109,17 @@ class Parquet(Format):
 
 
 def open_parquet(codec: Codec, level: int | None) -> Parquet:
-    """Raises ValueError for a level that the codec does not have."""
+    """With the envelope's columns. Raises ValueError for a level that the codec does not have."""
+    return Parquet(codec, level_of(codec, level))
+
+
+def level_of(codec: Codec, level: int | None) -> int:
+    """The level, or the codec's default. Raises ValueError for one that it does not have."""
     chosen = DEFAULT_LEVELS[codec] if level is None else level
     if chosen not in LEVELS[codec]:
         known = LEVELS[codec]
         raise ValueError(f"{codec} has no level {chosen} in Parquet; it has {known.start} to {known.stop - 1}")
-    return Parquet(codec, chosen)
+    return chosen
 
 
 def facts(place: Place, columns: str) -> dict[str, str]:
@@ -124,13 +134,21 @@ def facts(place: Place, columns: str) -> dict[str, str]:
     }
 
 
-def row_groups(parts: list[bytes]) -> Iterator[list[Any]]:
+def batch_of(part: bytes) -> Any:
+    """A waiting part as a batch with RECORD's columns."""
+    if part[0] == _BATCH:
+        return pa.ipc.read_record_batch(pa.py_buffer(part), _WAITING)
+    return _batch(_unpack(part))
+
+
+def row_groups(parts: list[bytes], most_bytes: int | None = None) -> Iterator[list[Any]]:
     """The waiting batches, as many at a time as make a row group. The parts are let go as it comes to them."""
+    most = ROW_GROUP_BYTES if most_bytes is None else most_bytes
     parts.reverse()
     while parts:
         batches: list[Any] = []
         rows = size = 0
-        while parts and size < ROW_GROUP_BYTES and rows < ROW_GROUP_ROWS:
+        while parts and size < most and rows < ROW_GROUP_ROWS:
             few: list[StoredRecord] = []
             while parts and parts[-1][0] != _BATCH and len(few) < _BATCH_ROWS:
                 size += len(parts[-1])
@@ -139,7 +157,7 @@ def row_groups(parts: list[bytes]) -> Iterator[list[Any]]:
                 batches.append(_batch(few))
             else:
                 size += len(parts[-1])
-                batches.append(pa.ipc.read_record_batch(pa.py_buffer(parts.pop()), _WAITING))
+                batches.append(batch_of(parts.pop()))
             rows += batches[-1].num_rows
         yield batches
 

@@ -23,11 +23,12 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 import orjson
 import pandas as pd
+import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from headrace.archive import read_chunk, survey
+from headrace.verify import inspect_topic
 from tests.trial import trial
 
 if TYPE_CHECKING:
@@ -46,20 +47,18 @@ TOPIC = "orders"
 VARIANTS = {
     "jsonl-zstd": {},
     "jsonl-gzip": {"COMPRESSION": "gzip"},
-    "jsonl-none": {"COMPRESSION": "none"},
     "raw-zstd": {"FORMAT": "raw"},
     "raw-gzip": {"FORMAT": "raw", "COMPRESSION": "gzip"},
     "parquet-zstd": {"FORMAT": "parquet", "COMPRESSION_LEVEL": "3"},
-    "parquet-snappy": {"FORMAT": "parquet", "COMPRESSION": "snappy"},
+    "columns-gzip": {"FORMAT": "parquet", "COMPRESSION": "gzip", "PARQUET_COLUMNS": "payload"},
 }
 EXTENSIONS = {
     "jsonl-zstd": "jsonl.zst",
     "jsonl-gzip": "jsonl.gz",
-    "jsonl-none": "jsonl",
     "raw-zstd": "txt.zst",
     "raw-gzip": "txt.gz",
     "parquet-zstd": "parquet",
-    "parquet-snappy": "parquet",
+    "columns-gzip": "columns.parquet",
 }
 
 
@@ -96,11 +95,16 @@ class Archives:
         )
 
 
-def number_of(value: bytes | None) -> int:
+def parsed(value: bytes | None) -> Any:
+    """JSON in UTF-8; None for anything else."""
     try:
-        found = orjson.loads(value or b"null")
+        return orjson.loads(value or b"null")
     except orjson.JSONDecodeError:
-        return 0
+        return None
+
+
+def number_of(value: bytes | None) -> int:
+    found = parsed(value)
     return found["n"] if isinstance(found, dict) else 0
 
 
@@ -162,10 +166,11 @@ async def _download(it: Trial, folder: Path) -> Archive:
             file.parent.mkdir(parents=True, exist_ok=True)
             async with answer["Body"] as body:
                 file.write_bytes(await body.read())
-            found.heads.append(answer | {"Key": item.key})
-        for coverage in (await survey(store, prefix=it.prefix, topic=it.topic)).partitions().values():
-            for chunk in coverage.chunks:
-                assert await read_chunk(store, chunk)
+            if "/_headrace/" not in item.key:
+                found.heads.append(answer | {"Key": item.key})
+        report = await inspect_topic(store, prefix=it.prefix, topic=it.topic)
+    assert report.whole
+    assert report.strangers == 0
     return found
 
 
@@ -180,10 +185,6 @@ async def _make(it: Trial, folder: Path) -> Archives:
         process.terminate()
     codes = [await process.ended() for process in it.processes]
     assert codes == [0] * len(codes), it.logs()
-    for name in VARIANTS:
-        code, text = await trials[name].run("verify", "--json")
-        assert code == 0, text
-        assert json.loads(text)["topics"][0]["other_objects"] == 0
     return Archives(await it.log(), {name: await _download(trials[name], folder / name) for name in VARIANTS})
 
 
@@ -209,9 +210,7 @@ def test_a_browser_gets_the_file_that_its_name_says(archives: Archives, name: st
     types = {
         ".zst": "application/zstd",
         ".gz": "application/gzip",
-        ".jsonl": "application/x-ndjson",
         ".parquet": "application/vnd.apache.parquet",
-        ".json": "application/json",
     }
     heads = archives.by_name[name].heads
     assert heads
@@ -249,7 +248,7 @@ def test_zcat_and_zstdcat_give_the_payloads(archives: Archives, name: str, tool:
     assert sum(map(number_of, lines.splitlines())) == archives.facts[3]
 
 
-@pytest.mark.parametrize(("name", "tool"), [("jsonl-gzip", "zcat"), ("jsonl-zstd", "zstdcat"), ("jsonl-none", "cat")])
+@pytest.mark.parametrize(("name", "tool"), [("jsonl-gzip", "zcat"), ("jsonl-zstd", "zstdcat")])
 def test_command_line_tools_give_the_lines(archives: Archives, name: str, tool: str) -> None:
     lines = unpacked(tool, archives.by_name[name].files(f"*.{EXTENSIONS[name]}")).splitlines()
     assert len(lines) == SENT
@@ -307,9 +306,42 @@ def test_duckdb_reads_parquet_and_looks_at_no_other_hours_files(archives: Archiv
     assert int(read[1]) == len([it for it in archive.files("*.parquet") if it.parent.name == f"hour={hour}"])
 
 
+def test_payloads_own_columns_are_read_as_one_table_whatever_drifts(archives: Archives) -> None:
+    archive, (sent, tombstones, _, total) = archives.by_name["columns-gzip"], archives.facts
+    source = f"read_parquet('{archive.folder}/{TOPIC}/*/*/*.parquet', hive_partitioning = true, union_by_name = true)"
+    query = f"""
+        select count(*), count(*) filter (not _exact and _value is null and _value_binary is null), sum(n),
+               sum(amount), count(*) filter (city = 'Oslo'), max(who.age), sum(len(tags))
+        from {source}"""
+    objects = [found for it in archives.sent if isinstance(found := parsed(it.value), dict)]
+    ages = [it["who"]["age"] for it in objects if it.get("who")]
+    assert duckdb.connect().execute(query).fetchone() == (
+        sent,
+        tombstones,
+        total,
+        pytest.approx(sum(it.get("amount", 0) for it in objects)),
+        sum(it.get("city") == "Oslo" for it in objects),
+        max(ages),
+        2 * len(ages),
+    )
+    files = archive.files("*.parquet")
+    schema = pa.unify_schemas([pq.read_schema(file) for file in files], promote_options="permissive")
+    partitioning = ds.partitioning(pa.schema([("dt", pa.string()), ("hour", pa.string())]), flavor="hive")
+    schema = pa.unify_schemas([schema, partitioning.schema])
+    dataset = ds.dataset(archive.folder / TOPIC, format="parquet", partitioning=partitioning, schema=schema)
+    frame = dataset.to_table(columns=["n", "city", "dt"]).to_pandas()
+    assert len(frame) == sent
+    assert frame["n"].sum() == total
+    exact = sum(
+        it.value is not None and orjson.dumps(parsed(it.value)) == it.value for it in archives.sent if parsed(it.value)
+    )
+    (kept,) = duckdb.connect().execute(f"select count(*) from {source} where _exact").fetchone() or (0,)
+    assert kept >= 0.95 * exact, "what columns give back does not take a second place"
+
+
 def test_duckdb_reads_the_lines(archives: Archives) -> None:
     columns = "{'offset': 'BIGINT', 'timestamp': 'BIGINT', 'value': 'JSON', 'tombstone': 'BOOLEAN'}"
-    for name in ("jsonl-zstd", "jsonl-gzip", "jsonl-none"):
+    for name in ("jsonl-zstd", "jsonl-gzip"):
         files = f"{archives.by_name[name].folder}/{TOPIC}/*/*/*.{EXTENSIONS[name]}"
         source = f"read_ndjson('{files}', columns = {columns}, hive_partitioning = true)"
         query = f"""
