@@ -23,8 +23,8 @@ from headrace.kafka import KafkaCluster, KafkaUnavailable, TopicMissing, open_cl
 from headrace.lifecycle import clock, unless
 from headrace.management import Health, serve_management
 from headrace.objects import payload_folder, topic_folder
-from headrace.s3 import ObjectStore, S3Unavailable, Uploads, open_store
-from headrace.s3.probe import missing_rights
+from headrace.s3 import ObjectStore, S3Refused, S3Unavailable, Uploads, open_store
+from headrace.s3.probe import explain, missing_rights
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -103,15 +103,10 @@ class Archiver:
                 serve_management(self.health, settings.management_host, settings.management_port)
             )
             async with (
-                self._edges.open_store(
-                    settings,
-                    connections=settings.max_workers + 4,
-                    timeout_seconds=settings.upload_timeout_seconds,
-                ) as store,
-                self._admitted(store, stop),
+                self._store(stop) as store,
                 self._cluster(stop) as cluster,
             ):
-                if cluster is not None:
+                if store is not None and cluster is not None:
                     await self._ensure_topics(cluster, stop)
                     watching = tasks.create_task(self._watch_topics(cluster))
                     sweeping = tasks.create_task(self._sweep(store))
@@ -165,23 +160,42 @@ class Archiver:
             await asyncio.sleep(TOPICS_SECONDS)
 
     @contextlib.asynccontextmanager
-    async def _admitted(self, store: ObjectStore, stop: asyncio.Event) -> AsyncIterator[None]:
-        """Not before S3 lets us write, read and list: who can't must not take partitions from those who can."""
+    async def _store(self, stop: asyncio.Event) -> AsyncIterator[ObjectStore | None]:
+        """S3, as soon as it lets us write, read and list; None when we are told to stop before.
+
+        Not earlier: who can't must not take partitions from those who can. The client is made anew each time, so that
+        keys and profiles that somebody mends are seen.
+        """
         settings, failures = self._settings, 0
         while not stop.is_set():
-            try:
-                missing = await unless(stop, self._edges.missing_rights(store, settings))
-            except S3Unavailable as error:
-                missing = [str(error)]
-            if not missing:
-                break
-            level = logging.WARNING if failures == 0 else logging.ERROR
-            log.log(level, "S3 can't be used yet, asking again: %s", " ".join(missing))
-            self.health.report(S3_PART, " ".join(missing))
-            await self._pause(stop, PROBE_PAUSES_SECONDS[min(failures, len(PROBE_PAUSES_SECONDS) - 1)])
-            failures += 1
-        self.health.report(S3_PART, None)
-        yield
+            async with contextlib.AsyncExitStack() as stack:
+                try:
+                    opening = self._edges.open_store(
+                        settings,
+                        connections=settings.max_workers + 4,
+                        timeout_seconds=settings.upload_timeout_seconds,
+                    )
+                    store = await stack.enter_async_context(opening)
+                    missing = await unless(stop, self._edges.missing_rights(store, settings))
+                except S3Refused as error:
+                    missing = [explain(error, "tell who we are", "what the AWS chain asks for", settings.s3_bucket)]
+                except S3Unavailable as error:
+                    missing = [str(error)]
+                else:
+                    if missing is not None and not missing:
+                        self.health.report(S3_PART, None)
+                        yield store
+                        return
+            if missing:
+                log.log(
+                    logging.ERROR if failures else logging.WARNING,
+                    "S3 can't be used yet, asking again: %s",
+                    " ".join(missing),
+                )
+                self.health.report(S3_PART, " ".join(missing))
+                await self._pause(stop, PROBE_PAUSES_SECONDS[min(failures, len(PROBE_PAUSES_SECONDS) - 1)])
+                failures += 1
+        yield None
 
     async def _sweep(self, store: ObjectStore) -> None:
         """Until cancelled."""

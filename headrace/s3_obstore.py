@@ -19,7 +19,7 @@ from botocore.exceptions import NoCredentialsError
 
 from headrace.errors import SettingsError
 from headrace.s3.port import S3Refused, S3Unavailable
-from headrace.s3.store import S3Store, is_temporary
+from headrace.s3.store import UNTRUSTED, S3Store, is_temporary
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -106,7 +106,8 @@ class ObstoreStore(S3Store):
             status, code = int(told[1]) if told else 0, _found(_CODE, text)
             place = f"PUT s3://{self._bucket}/{key}"
             if status == 0 and not isinstance(error, PermissionDeniedError | UnauthenticatedError | ValueError):
-                raise S3Unavailable(f"{place}: no answer ({text})") from None
+                hint = UNTRUSTED if "InvalidCertificate" in str(error) else ""
+                raise S3Unavailable(f"{place}: no answer ({text}){hint}") from None
             if is_temporary(status, code):
                 raise S3Unavailable(f"{place}: {status} {code}".rstrip()) from None
             message = _found(_MESSAGE, text) if status else text

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING
 
 from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
+from botocore.exceptions import BotoCoreError, ConfigNotFound, ConfigParseError, InvalidConfigError, ProfileNotFound
 
+from headrace.errors import SettingsError
 from headrace.s3.options import put_options
-from headrace.s3.store import S3Store
+from headrace.s3.port import S3Refused, S3Unavailable
+from headrace.s3.store import NO_ANSWER, S3Store
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -23,7 +26,8 @@ async def open_store(
 ) -> AsyncIterator[S3Store]:
     """A store for as long as the context lasts; at most `connections` requests side by side.
 
-    Raises SettingsError where S3_CLIENT names a client that isn't installed.
+    Raises SettingsError where S3_CLIENT names a client that isn't installed or the AWS chain can't be read, S3Refused
+    or S3Unavailable where the chain's credentials can't be had now.
     """
     own_endpoint = settings.aws_endpoint_url_s3 is not None
     path_style = own_endpoint if settings.s3_path_style is None else settings.s3_path_style
@@ -40,9 +44,19 @@ async def open_store(
     )
     region = settings.aws_region or session.get_config_variable("region") or "us-east-1"
     authority = None if settings.aws_ca_bundle is None else str(settings.aws_ca_bundle)
-    async with session.create_client(
-        "s3", region_name=region, endpoint_url=settings.aws_endpoint_url_s3, config=config, verify=authority
-    ) as client:
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            client = await stack.enter_async_context(
+                session.create_client(
+                    "s3", region_name=region, endpoint_url=settings.aws_endpoint_url_s3, config=config, verify=authority
+                )
+            )
+        except (ProfileNotFound, ConfigParseError, ConfigNotFound, InvalidConfigError, ValueError) as error:
+            raise SettingsError(f"The AWS settings can't be started with: {error}") from None
+        except NO_ANSWER as error:
+            raise S3Unavailable(f"No credentials yet: {type(error).__name__}: {error}") from None
+        except BotoCoreError as error:
+            raise S3Refused(f"No credentials: {error}", type(error).__name__) from None
         options = put_options(settings)
         if settings.s3_client == "obstore":
             from headrace.s3_obstore import ObstoreStore

@@ -31,6 +31,7 @@ NO_ANSWER: Final = (
     asyncio.IncompleteReadError,
     OSError,
 )
+UNTRUSTED: Final = ". The server's certificate is not trusted: AWS_CA_BUNDLE names the PEM file of who has signed it"
 
 
 class S3Store:
@@ -141,7 +142,8 @@ class S3Store:
             message = error.response.get("Error", {}).get("Message", "")
             raise S3Refused(f"{place}: {status} {code} {message}".rstrip(), code) from None
         except NO_ANSWER as error:
-            raise S3Unavailable(f"{place}: no answer ({type(error).__name__}: {error})") from None
+            hint = UNTRUSTED if "CERTIFICATE_VERIFY_FAILED" in str(error) else ""
+            raise S3Unavailable(f"{place}: no answer ({type(error).__name__}: {error}){hint}") from None
         except BotoCoreError as error:  # no credentials, a parameter it would not send, …
             raise S3Refused(f"{place}: {type(error).__name__}: {error}", type(error).__name__) from None
 

@@ -6,12 +6,16 @@ import asyncio
 import base64
 import contextlib
 import json
+import os
+import re
+import sys
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
 import pytest
 
-from headrace.s3 import S3Unavailable, open_store
+from headrace.errors import SettingsError
+from headrace.s3 import S3Refused, S3Unavailable, open_store
 from headrace.s3.multipart import Multipart
 from headrace.s3.parts import LEAST_PART_BYTES
 from headrace.settings import S3Settings, load
@@ -184,3 +188,39 @@ async def test_no_complete_is_sent_past_the_deadline() -> None:
     with pytest.raises(TimeoutError):
         await upload.send(bytes(10), 5, deadline=asyncio.get_running_loop().time() - 0.001, parameters={})
     assert calls.made == ["create_multipart_upload", "upload_part", "abort_multipart_upload"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("AWS_PROFILE", "nobody", r"The config profile \(nobody\) could not be found"),
+        ("AWS_ENDPOINT_URL_S3", "no address", "Invalid endpoint: no address"),
+    ],
+)
+async def test_a_chain_that_can_not_be_read_is_a_wrong_setting(
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch, name: str, value: str, sentence: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=sentence):
+        async with open_store(load(S3Settings)):
+            pass
+    told = {**os.environ, "KAFKA_TOPIC": "t", "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1"}
+    command = (sys.executable, "-m", "consumer")
+    process = await asyncio.create_subprocess_exec(*command, env=told, stderr=asyncio.subprocess.PIPE)
+    _, said = await process.communicate()
+    assert process.returncode == 2
+    assert re.search(sentence, said.decode())
+    assert "Traceback" not in said.decode()
+
+
+async def test_credentials_that_can_not_be_had_now_are_a_refusal(
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Somebody mends it, and the archiver goes on: it does not end."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    (tmp_path / "none").write_text(f"[default]\ncredential_process = {sys.executable} {tmp_path}/no-such-program\n")
+    with pytest.raises(S3Refused, match="No credentials: ") as met:
+        async with open_store(load(S3Settings)):
+            pass
+    assert met.value.code == "CredentialRetrievalError"
