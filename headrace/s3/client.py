@@ -42,10 +42,10 @@ async def open_store(
         request_checksum_calculation=settings.aws_request_checksum_calculation,
         response_checksum_validation="when_required",
     )
-    region = settings.aws_region or session.get_config_variable("region") or "us-east-1"
     authority = None if settings.aws_ca_bundle is None else str(settings.aws_ca_bundle)
     async with contextlib.AsyncExitStack() as stack:
         try:
+            region = settings.aws_region or session.get_config_variable("region") or "us-east-1"
             client = await stack.enter_async_context(
                 session.create_client(
                     "s3", region_name=region, endpoint_url=settings.aws_endpoint_url_s3, config=config, verify=authority
