@@ -27,6 +27,10 @@ _RLE: Final = 1
 _COMPRESSED: Final = 2
 
 
+_spare: Final[list[Any]] = []
+"""A context of zstd that nobody inflates with: making one costs more than a small body."""
+
+
 class Coding(Enum):
     GZIP = "gzip"
     DEFLATE = "deflate"
@@ -115,7 +119,8 @@ def _inflate_zstd(packed: memoryview) -> Iterator[bytes]:
         try:
             has_sum = zstandard.get_frame_parameters(packed[at : at + 18]).has_checksum
             end = at + zstandard.frame_header_size(packed[at : at + 18])
-            inflater = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES).decompressobj()
+            context = _spare.pop() if _spare else zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES)
+            inflater = context.decompressobj()
             is_last = False
             while not is_last:
                 end, is_last = _blocks(packed, end)
@@ -125,6 +130,7 @@ def _inflate_zstd(packed: memoryview) -> Iterator[bytes]:
                     raise BadPacking("it ends too early")
                 yield inflater.decompress(packed[at:end])
                 at = end
+            _spare[:] = [context]
         except zstandard.ZstdError as error:
             raise BadPacking(f"it is damaged ({error})") from None
 

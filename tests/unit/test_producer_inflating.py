@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 import zlib
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 import pytest
@@ -105,6 +106,15 @@ def test_frames_that_are_to_be_skipped_are() -> None:
     for packed in (skippable(b"meta")[:-1], skippable(b"")[:7], b"\x50\x2a\x4d\x18\xff\xff\xff\xff"):
         with pytest.raises(BadPacking):
             inflated(Coding.ZSTD, packed)
+
+
+def test_bodies_that_are_inflated_by_turns_do_not_mix() -> None:
+    bodies = [bytes([65 + number]) * 400_000 + NOISE[number * 7 :] for number in range(3)]
+    for _ in range(2):
+        turns = zip_longest(*(inflate(Coding.ZSTD, zstd(body)) for body in bodies), fillvalue=b"")
+        assert list(map(b"".join, zip(*turns, strict=True))) == bodies
+        with pytest.raises(BadPacking):
+            inflated(Coding.ZSTD, zstd(NOISE)[:-1])
 
 
 def test_zstd_that_wants_much_memory_is_refused() -> None:
