@@ -4,8 +4,8 @@
 what reading cost. The records that its decoder makes, in C, are all that is wanted. Which of them are visible follows
 Kafka's rules (KIP-98): control batches, and with read_committed those of aborted transactions, hold none.
 
-Inner parts used (tests/unit/test_aiokafka_parts.py fails when a new version moves them): the fetcher's client, its
-buffered results, their batches and list of aborted transactions.
+Inner parts used (tests/unit/test_aiokafka_parts.py fails when a new version moves them): the fetcher's client with its
+connections, its buffered results, their batches and list of aborted transactions.
 """
 
 from __future__ import annotations
@@ -15,17 +15,21 @@ import time
 from bisect import bisect_left
 from itertools import chain, islice
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.client import ConnectionGroup
 from aiokafka.consumer.fetcher import READ_COMMITTED, FetchError, FetchResult
 from aiokafka.errors import ConsumerStoppedError, CorruptRecordException, KafkaError
 from aiokafka.protocol.fetch import FetchRequest
 
 from consumer.checksum import is_intact
+from consumer.frames import gather
 
 if TYPE_CHECKING:
     from headrace.record import Record
+
+DEFAULT: Final = ConnectionGroup.DEFAULT
 
 _offset = attrgetter("offset")
 
@@ -114,7 +118,7 @@ def break_cycle(result: Any) -> None:
 
 
 class CheckedClient:
-    """A fetcher's client, which looks at the checksums of what is fetched. All else it leaves to the client behind.
+    """A fetcher's client: fetches come whole, and their checksums are looked at. All else is left to the client behind.
 
     `doubtful` are partitions of which something was not intact: there, batches are to be checked one by one, so that
     the one at fault is told, and what stands before it is stored.
@@ -128,6 +132,8 @@ class CheckedClient:
         return getattr(self._client, name)
 
     async def send(self, node: int, request: Any, **options: Any) -> Any:
+        if isinstance(request, FetchRequest) and (connection := self._client._conns.get((node, DEFAULT))) is not None:
+            gather(connection)
         response = await self._client.send(node, request, **options)
         if isinstance(request, FetchRequest):
             for topic, partitions in response.topics:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.client import AIOKafkaClient, ConnectionGroup, CoordinationType
+from aiokafka.conn import AIOKafkaConnection
 from aiokafka.consumer.fetcher import READ_COMMITTED, Fetcher, FetchError, FetchResult, PartitionRecords
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.consumer.subscription_state import SubscriptionState
@@ -168,6 +169,29 @@ async def test_a_listener_hears_of_an_assignment_with_the_generation_in_place(co
     joining = inspect.getsource(GroupCoordinator._do_rejoin_group)
     assert "_on_join_complete(" in joining
     assert "on_partitions_revoked" in inspect.getsource(GroupCoordinator._on_join_prepare)
+
+
+# What consumer/frames.py stands in for
+
+
+async def test_a_connection_reads_answers_as_frames_do() -> None:
+    """Four bytes of length, an answer, and on: until an error closes it."""
+    reading = inspect.getsource(AIOKafkaConnection._read)
+    for line in ("readexactly(4)", 'struct.unpack(">i"', "readexactly(size)", "self._handle_frame(resp)"):
+        assert line in reading
+    assert parameters(AIOKafkaConnection._handle_frame) == ["self", "resp"]
+    assert "CloseReason.CONNECTION_BROKEN, exc=exc" in inspect.getsource(AIOKafkaConnection._on_read_task_error)
+    assert "if read_task.cancelled():" in inspect.getsource(AIOKafkaConnection._on_read_task_error)
+    connecting = inspect.getsource(AIOKafkaConnection.connect)
+    assert "self._reader, self._writer, self._protocol = reader, writer, protocol" in connecting
+    assert "self._read_task = self._create_reader_task()" in connecting
+    assert "self._requests.append(" in inspect.getsource(AIOKafkaConnection.send)
+    closing = inspect.getsource(AIOKafkaConnection.close)
+    assert parameters(AIOKafkaConnection.close) == ["self", "reason", "exc"]
+    assert "if self._reader is not None:" in closing
+    assert "self._writer = self._reader = None" in closing
+    assert "self._conns[conn_id] = await create_conn(" in inspect.getsource(AIOKafkaClient._get_conn)
+    assert {"_buffer", "_paused"} <= vars(asyncio.StreamReader()).keys()
 
 
 # Positions: a chunk's end comes from them

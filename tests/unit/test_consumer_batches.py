@@ -9,7 +9,7 @@ import struct
 import weakref
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from aiokafka import TopicPartition
@@ -200,6 +200,7 @@ async def test_a_fetch_that_is_not_intact_makes_its_partition_doubtful() -> None
 
     class Client:
         name = "the real one"
+        _conns: ClassVar[dict[Any, Any]] = {}
 
         async def send(self, node: int, request: Any, **options: Any) -> Any:
             assert (node, options) == (5, {"group": "g"})
