@@ -33,7 +33,7 @@ def gather(connection: Any) -> None:
 
 
 class Frames(asyncio.BufferedProtocol):
-    """Reads answers: four bytes of length, then as much as these tell. What else it hears, the former protocol hears."""
+    """Reads answers: four bytes of length, then as much as these tell. All else it tells the former protocol."""
 
     def __init__(self, connection: Any) -> None:
         self._connection = weakref.ref(connection)  # one that nobody holds any more may go, as ever
