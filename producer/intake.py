@@ -330,6 +330,11 @@ class Intake:
     def is_open(self) -> bool:
         return self._outlet is not None
 
+    @property
+    def led_partitions(self) -> frozenset[int]:
+        """Those that can be published to now."""
+        return frozenset(() if self._outlet is None else self._outlet.partitions())
+
     def open(self, outlet: Outlet) -> None:
         self._outlet = outlet
         self._batcher.forget_flights()

@@ -75,7 +75,7 @@ def places(parts: Sequence[Part]) -> list[Place]:
 
 def record_bytes(payloads: int, payload_bytes: int, headers: Headers) -> int:
     """Upper bound of what payloads take in a record batch, uncompressed; the batch's own BATCH_OVERHEAD comes once."""
-    return payloads * (RECORD_OVERHEAD + header_bytes(headers)) + payload_bytes
+    return payloads * (RECORD_OVERHEAD + (header_bytes(headers) if headers else 0)) + payload_bytes
 
 
 def header_bytes(headers: Headers) -> int:

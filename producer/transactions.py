@@ -9,8 +9,9 @@ import time
 from collections import Counter, defaultdict, deque
 from typing import TYPE_CHECKING, Any, Final
 
-from aiokafka.errors import KafkaError, TransactionalIdAuthorizationFailed
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError, TransactionalIdAuthorizationFailed
 
+from producer.batches import BATCH_OVERHEAD
 from producer.codecs import codec_for, crc32c
 from producer.errors import Kind, Problem
 from producer.link import close_producer, new_producer, offset_of
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from aiokafka import AIOKafkaProducer
 
     from producer.batches import Request
+    from producer.intake import Intake
     from producer.publication import Bundle
     from producer.settings import ProducerSettings
 
@@ -91,20 +93,34 @@ class Transactions:
 
     async def _next(self) -> list[Bundle]:
         """What waits, as much as goes into one transaction."""
-        while not self._line:
+        while not (taken := self._take()):
             free = asyncio.get_running_loop().create_future()
             self._free.append(free)
             await free
+        return taken
+
+    def _take(self) -> list[Bundle]:
+        """Requests whose partitions all have leaders: others would hold up, for long, who shares their transaction."""
         sizes: Counter[tuple[str, int]] = Counter()
+        leaders: dict[Intake, frozenset[int]] = {}
         taken: list[Bundle] = []
-        while self._line:
-            bundle = self._line[0]
-            more = {(bundle.intake.topic, _partition(part)): part.size for part in bundle.parts}
-            if taken and any(sizes[where] + size > FULL_PART for where, size in more.items()):
-                self._wake()
+        for bundle in list(self._line):
+            if bundle.intake not in leaders:
+                leaders[bundle.intake] = bundle.intake.led_partitions
+            more = {_partition(part): part.size for part in bundle.parts}
+            if not leaders[bundle.intake].issuperset(more):
+                continue
+            topic = bundle.intake.topic
+            if taken and any(sizes[topic, partition] + size > FULL_PART for partition, size in more.items()):
+                self._wake()  # for another one
                 break
-            sizes.update(more)
-            taken.append(self._line.popleft())
+            sizes.update({(topic, partition): size for partition, size in more.items()})
+            taken.append(bundle)
+        if len(taken) == len(self._line):
+            self._line.clear()
+        else:
+            gone = set(taken)
+            self._line = deque(bundle for bundle in self._line if bundle not in gone)
         return taken
 
     async def _serve(self, transactional_id: str) -> None:
@@ -186,6 +202,8 @@ class Transactions:
             else:
                 problem = Problem(Kind.OUTCOME_UNKNOWN, f"Kafka did not acknowledge a commit: {_told(error)} {UNKNOWN}")
             logger.warning("%s", problem.detail)
+            if isinstance(error, MessageSizeTooLargeError):
+                _shrink_limit(bundles)
         finally:
             self._committing.difference_update(bundles)
             self._land(bundles, problem)
@@ -233,10 +251,15 @@ class Transactions:
         while True:
             await asyncio.sleep(TICK_SECONDS)
             self._settle_late(asyncio.get_running_loop().time())
+            if self._line:
+                self._wake()  # a partition may have a leader again
 
     def _settle_late(self, now: float) -> None:
         while self._line and self._line[0].whole.deadline <= now:
-            late = Problem(Kind.KAFKA_AWAY, f"No Kafka transaction was free for {self._patience:g} s. {NOTHING}")
+            late = Problem(
+                Kind.KAFKA_AWAY,
+                f"For {self._patience:g} s no Kafka transaction was free, or a partition had no leader. {NOTHING}",
+            )
             self._land([self._line.popleft()], late)
         for bundle in self._committing:
             if bundle.whole.deadline <= now:
@@ -249,6 +272,16 @@ class Transactions:
 def _partition(request: Request) -> int:
     assert request.part is not None
     return request.part.partition
+
+
+def _shrink_limit(bundles: Sequence[Bundle]) -> None:
+    """The topic's limit shrank, or can't be read. Who sends this again shall get a 413, not break the next one."""
+    sizes: Counter[tuple[Intake, int]] = Counter()
+    for bundle in bundles:
+        for part in bundle.parts:
+            sizes[bundle.intake, _partition(part)] += part.size
+    (intake, _), size = max(sizes.items(), key=lambda item: item[1])
+    intake.batch_limit = min(intake.batch_limit, max(size // 2, 2 * BATCH_OVERHEAD))
 
 
 def _told(error: Exception) -> str:

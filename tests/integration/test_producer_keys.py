@@ -12,12 +12,14 @@ import httpx
 import pytest
 from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
+from aiokafka.errors import KafkaError
 from aiokafka.partitioner import DefaultPartitioner
 
 from headrace.management import Health
 from headrace.settings import load
 from producer.errors import Kind, Problem
 from producer.intake import Intake, open_intakes
+from producer.link import offset_of
 from producer.publisher import Publisher
 from producer.records import Records
 from producer.settings import ProducerSettings
@@ -211,10 +213,35 @@ async def test_producer_and_kafka_killed_in_the_middle_no_request_is_seen_in_par
     assert set(seen.values()) == {4}, "in part"
     assert published <= set(seen)
     assert refused.isdisjoint(seen)
-    everything = Counter(
-        int(record.value) for record in await records_of(stack.kafka.bootstrap, name, "read_uncommitted")
-    )
-    assert len(everything) > len(seen), "some had begun: they are what this test is about"
+
+
+async def test_what_was_not_committed_is_ended_at_once_and_never_seen(
+    kafka: KafkaService, topic: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a transaction's batches the last one's acknowledgement is lost: the records are in Kafka, and stay unseen.
+
+    Were it left open, readers of committed records would see nothing more for 65 s.
+    """
+    name = topic()
+    told: list[int | None] = []
+
+    def lost(metadata: object) -> int | None:
+        told.append(offset_of(metadata))
+        if len(told) == 2:
+            raise KafkaError
+        return told[-1]
+
+    monkeypatch.setattr("producer.transactions.offset_of", lost)
+    async with publishing(kafka.bootstrap, name, request_timeout_seconds=60) as intakes:
+        with pytest.raises(Problem) as caught:
+            await publish(intakes[name], Records([b"never"] * 2, partitions=[1, 2]))
+        assert caught.value.kind is Kind.KAFKA_AWAY
+        for number in range(8):  # each of the pool's producers, the replaced one too
+            await publish(intakes[name], Records([b"%d" % number] * 2, partitions=[1, 2]))
+    seen = Counter(record.value for record in await records_of(kafka.bootstrap, name))
+    assert seen == {b"%d" % number: 2 for number in range(8)}
+    everything = Counter(record.value for record in await records_of(kafka.bootstrap, name, "read_uncommitted"))
+    assert everything - seen == {b"never": 2}
 
 
 async def test_more_partitions_are_followed_and_each_key_has_its_new_place(
