@@ -13,7 +13,7 @@ _PIECES: Final = [
     b"a", b"data", b"x" * 40, "é".encode(), "\u2028€😀".encode(), b"[", b"}", b",", b":", b" ",
     rb"\"", rb"\\", rb"\/", rb"\n", rb"\u0000", rb"\u00e9", rb"\ud83d\ude00", rb"\ud800", rb"\uDFFF", rb"d\u0061ta",
 ]  # fmt: skip
-_NUMBERS: Final = [b"0", b"1.0", b"-0", b"1", b"-12.50", b"1e5", b"1E-400", b"12345678901234567890.10", b"9" * 45, b"0.1e+9"]
+_NUMBERS: Final = [b"0", b"1.0", b"-0", b"-12.50", b"1e5", b"1E-400", b"12345678901234567890.10", b"9" * 45, b"0.1e+9"]
 _CONSTANTS: Final = [b"true", b"false", b"null", b"[]", b"{}", b'""']
 _BENDS: Final = [
     b"", b"", b"]", b"[", b"}", b"{", b'"', b"\\", b",", b":", b"\xff", b"\0", b"\xc3", b"N", b"NaN", b"-", b"0", b".",
