@@ -56,9 +56,12 @@ format: setup ## format and mend what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-PURE := consumer/budget.py,consumer/checksum.py,consumer/chunk.py,consumer/claims.py,consumer/encode/*,consumer/jobs.py,consumer/lane.py
-PURE := $(PURE),consumer/layout.py,consumer/slots.py,consumer/takeover.py,headrace/collection.py,headrace/coverage.py,headrace/jsontext.py,headrace/objects.py
-PURE := $(PURE),producer/batches.py,producer/packing.py,producer/payloads.py,producer/positions.py
+PURE := consumer/budget.py,consumer/checksum.py,consumer/chunk.py,consumer/claims.py,consumer/encode/*,consumer/folders.py,consumer/jobs.py
+PURE := $(PURE),consumer/lane.py,consumer/layout.py,consumer/moments.py,consumer/pointer.py,consumer/slots.py,consumer/takeover.py
+PURE := $(PURE),headrace/collection.py,headrace/columns.py,headrace/coverage.py,headrace/jsontext.py,headrace/objects.py,headrace/parquet.py
+PURE := $(PURE),producer/batches.py,producer/cloudevents.py,producer/inflating.py,producer/keys.py,producer/limits.py,producer/packing.py
+PURE := $(PURE),producer/partitioner.py,producer/payloads.py,producer/positions.py,producer/produce_requests.py,producer/rates.py
+PURE := $(PURE),producer/records.py,producer/signatures.py,producer/tokens.py
 
 coverage: setup ## the unit tests' coverage, with branches; pure modules must have all of it
 	$(BIN)/coverage run -m pytest -q tests/unit
