@@ -22,7 +22,7 @@ from consumer.uploader import Uploader
 from headrace.kafka import KafkaCluster, KafkaUnavailable, TopicMissing, open_cluster
 from headrace.lifecycle import clock, unless
 from headrace.management import Health, serve_management
-from headrace.objects import payload_folder, topic_folder
+from headrace.objects import all_folders
 from headrace.s3 import ObjectStore, S3Refused, S3Unavailable, Uploads, open_store
 from headrace.s3.probe import explain, missing_rights
 
@@ -201,11 +201,7 @@ class Archiver:
         """Until cancelled."""
         settings = self._settings
         if settings.s3_multipart_bytes and isinstance(store, Uploads):
-            folders = [
-                folder(settings.s3_prefix, topic)
-                for topic in settings.kafka_topic
-                for folder in (topic_folder, payload_folder)
-            ]
+            folders = [folder for topic in settings.kafka_topic for folder in all_folders(settings.s3_prefix, topic)]
             await Sweep(store, folders, upload_timeout_seconds=settings.upload_timeout_seconds).run()
 
     @contextlib.asynccontextmanager

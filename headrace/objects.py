@@ -121,6 +121,12 @@ def beside_key(
     )
 
 
+def all_folders(prefix: str, topic: str) -> list[str]:
+    """Every folder in which a topic's objects lie, but its markers'; each with a slash at its end."""
+    beside = f"{prefix}/{BESIDE_FOLDER}" if prefix else BESIDE_FOLDER
+    return [topic_folder(prefix, topic), payload_folder(prefix, topic), topic_folder(beside, topic)]
+
+
 def beside_keys(key: str, records: int) -> list[str]:
     """Where the object beside that of `key` may lie: a folder for each that may be the topic's, as a rule one."""
     *folders, name = key.split("/")

@@ -214,6 +214,29 @@ async def test_an_acl_is_sent_where_it_is_set(
         assert ("x-amz-acl:private" in caplog.text) is sent
 
 
+async def test_options_that_this_server_knows(topic: Callable[..., str], client: str) -> None:
+    """In one piece and in parts."""
+    told = {
+        "s3_server_side_encryption": "AES256",
+        "s3_tags": "cost centre=a/b+c,owner=me",
+        "s3_storage_class": "STANDARD_IA",
+        "s3_metadata": "team=data",
+        "aws_request_checksum_calculation": "when_supported",
+    }
+    settings = load(S3Settings, s3_multipart_bytes=LEAST_PART_BYTES, **told)
+    async with open_store(settings) as store:
+        for size in (10, LEAST_PART_BYTES + 10):
+            body, place = bytes(size), {"Bucket": settings.s3_bucket, "Key": topic("options")}
+            await store.put(place["Key"], body, metadata={"headrace-offset": "1"}, content_type="text/plain")
+            assert await store.get(place["Key"]) == body
+            head = await store._client.head_object(**place)
+            assert head["ServerSideEncryption"] == "AES256"
+            assert head["StorageClass"] == "STANDARD_IA"
+            assert head["Metadata"] == {"team": "data", "headrace-offset": "1"}
+            tags = (await store._client.get_object_tagging(**place))["TagSet"]
+            assert {tag["Key"]: tag["Value"] for tag in tags} == {"cost centre": "a/b+c", "owner": "me"}
+
+
 async def test_a_client_that_is_not_installed_is_told(monkeypatch: pytest.MonkeyPatch, client: str) -> None:
     monkeypatch.setitem(sys.modules, "obstore", None)
     if client == "obstore":

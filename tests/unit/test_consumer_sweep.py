@@ -7,6 +7,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from consumer.sweep import AGAIN_SECONDS, EVERY_SECONDS, Sweep, is_ours
+from headrace.objects import all_folders
 from headrace.s3 import S3Refused, S3Unavailable, UnfinishedUpload, Uploads
 from tests.fakes import in_virtual_time
 
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 U = 10.0
 OURS = "p/t/dt=2026-11-22/hour=01/t-00000-00000000000000000000-00000000000000000500.jsonl.zst"
 PAYLOAD = "p/_payloads/t/dt=2026-11-22/hour=01/t-00000-00000000000000000007.json"
-FOLDERS = ("p/t/", "p/_payloads/t/")
+BESIDE = "p/_beside/t/dt=2026-11-22/hour=01/t-00000-00000000000000000000-00000000000000000500.3.jsonl.zst"
+FOLDERS = all_folders("p", "t")
 
 
 class Begun:
@@ -52,7 +54,8 @@ async def test_only_what_is_ours_and_too_old_for_a_live_owner() -> None:
         UnfinishedUpload("p/t/backup.tar", "somebody else's", 9e9),
         UnfinishedUpload("q/t/" + OURS.rpartition("/")[2], "another prefix", 9e9),
     ]
-    store = Begun(UnfinishedUpload(OURS, "1", old), *kept, UnfinishedUpload(PAYLOAD, "2", old))
+    gone = [UnfinishedUpload(key, "x", old) for key in (OURS, PAYLOAD, BESIDE)]
+    store = Begun(*gone, *kept)
     pause = await Sweep(store, FOLDERS, upload_timeout_seconds=U).once()
     assert store.uploads == kept
     assert young + pause > old - 0.5
@@ -63,6 +66,8 @@ async def test_only_what_is_ours_and_too_old_for_a_live_owner() -> None:
 def test_whose_names_these_are() -> None:
     assert is_ours(OURS)
     assert is_ours(PAYLOAD)
+    assert is_ours(BESIDE)
+    assert all_folders("", "t") == ["t/", "_payloads/t/", "_beside/t/"]
     assert not is_ours("p/t/t-1.jsonl")
 
 
