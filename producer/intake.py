@@ -72,7 +72,7 @@ class Intake:
             self.budget, self._room = beside.budget, beside._room  # noqa: SLF001 - of the same class
             beside._shares = True  # noqa: SLF001 - as above
         self._shares: bool = beside is not None
-        self._held_payloads = self._held_bytes = 0
+        self._held_payloads = self._held_bytes = self.acknowledged = 0
         self.transactions: Carrier | None = None
         """Where requests for several partitions go, if KEYED_REQUESTS says so."""
         self.partition_count = 0
@@ -357,6 +357,7 @@ class Intake:
             settle(request, problem)
         self._let_go(size, payloads)
         if problem is None:
+            self.acknowledged += payloads
             TALLY.batches += 1
             TALLY.payloads += payloads
             TALLY.bytes += size
@@ -369,6 +370,7 @@ class Intake:
         settle(whole, problem)
         self._let_go(whole.reserved, whole.count)
         if problem is None:
+            self.acknowledged += whole.count
             TALLY.payloads += whole.count
             TALLY.bytes += whole.reserved
 
@@ -428,7 +430,9 @@ class Intake:
 def open_intakes(settings: ProducerSettings) -> dict[str, Intake]:
     """One for each topic that may be published to, KAFKA_TOPIC's first; they share one budget."""
     main = Intake(settings)
-    return {main.topic: main, **{topic: Intake(settings, topic, main) for topic in settings.topics[1:]}}
+    intakes = {main.topic: main, **{topic: Intake(settings, topic, main) for topic in settings.topics[1:]}}
+    TALLY.topics = intakes
+    return intakes
 
 
 def _parts(requests: Sequence[Request]) -> list[Part]:

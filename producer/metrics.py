@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from prometheus_client import REGISTRY, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sized
+    from collections.abc import Iterator, Mapping, Sized
 
     from prometheus_client.metrics_core import Metric
 
     from producer.batches import Budget
+
+
+class TopicTally(Protocol):
+    """What is told of a topic."""
+
+    acknowledged: int
+    """Payloads."""
+
+    @property
+    def is_open(self) -> bool: ...
 
 
 class Tally(Collector):
@@ -29,7 +39,8 @@ class Tally(Collector):
         self.transactions: Counter[bool] = Counter()
         """Those that were committed (True), and those that were not, or nobody knows."""
         self.budget: Budget | None = None
-        """Whose fill is told; the intake's."""
+        """Whose fill is told; the intakes'."""
+        self.topics: Mapping[str, TopicTally] = {}
         self.connections: Sized = ()
         """Those that are open now; the server's."""
 
@@ -54,6 +65,7 @@ class Tally(Collector):
             transactions.add_metric(["committed" if committed else "failed"], self.transactions[committed])
         yield transactions
         yield GaugeMetricFamily("headrace_producer_connections", "connections that are open", len(self.connections))
+        yield from self._of_topics()
         if self.budget is None:
             return
         yield GaugeMetricFamily(
@@ -62,6 +74,19 @@ class Tally(Collector):
         yield GaugeMetricFamily(
             "headrace_producer_waiting_bytes", "bytes of the memory budget that are taken", self.budget.bytes
         )
+
+    def _of_topics(self) -> Iterator[Metric]:
+        payloads = CounterMetricFamily(
+            "headrace_producer_topic_payloads", "payloads that Kafka acknowledged, by topic", labels=["topic"]
+        )
+        is_open = GaugeMetricFamily(
+            "headrace_producer_topic_open", "1 while the topic can be published to", labels=["topic"]
+        )
+        for topic, tally in self.topics.items():
+            payloads.add_metric([topic], tally.acknowledged)
+            is_open.add_metric([topic], tally.is_open)
+        yield payloads
+        yield is_open
 
 
 TALLY: Final = Tally()

@@ -186,6 +186,10 @@ async def test_a_missing_topic_is_told_and_taken_when_it_comes(
             assert (await client.post(f"/topics/{name}", content=body)).status_code == 200
             assert (await client.get("/readyz")).status_code == 200, "KAFKA_TOPIC is there"
             assert f"Topic {late} is not published to for now" in process.log
+            metrics = (await client.get("/metrics")).text
+            assert f'headrace_producer_topic_open{{topic="{late}"}} 0.0' in metrics
+            assert f'headrace_producer_topic_open{{topic="{name}"}} 1.0' in metrics
+            assert f'headrace_producer_topic_payloads_total{{topic="{name}"}} 1.0' in metrics
             await create_topic(kafka.bootstrap, late)
             statuses: Counter[int] = Counter()
             while (status := (await client.post(f"/topics/{late}", content=body)).status_code) != 200:
