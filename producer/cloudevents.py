@@ -146,6 +146,8 @@ def _attribute(name: str, text: bytes, index: int | None) -> bytes | None:
     if text.startswith(_QUOTE):
         return text[1:-1] if b"\\" not in text else _string.decode(text).encode()
     if text in {b"true", b"false"} or _INTEGER.fullmatch(text):
+        if name in _NEVER_EMPTY:
+            raise _bad(index, f'Its "{name}" is no string', attribute=name)
         return text
     raise _bad(index, f'Its "{name}" is neither a string nor an integer nor a boolean', attribute=name)
 

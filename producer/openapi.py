@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     Json = dict[str, Any]
 
 _ANY: Final[dict[str, Any]] = {}
-_BYTES: Final = {"type": "string", "contentEncoding": "binary"}
+_BYTES: Final = {"type": "string", "contentEncoding": "binary", "minLength": 1}
+_NO_CONTROL: Final = "^[^\\x00-\\x1f\\x7f-\\x9f]+$"
+_BASE64: Final = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{3}=|[A-Za-z0-9+/]{2}==)?$"
 _PUBLISHING: Final = [kind for kind in Kind if kind not in {Kind.NOT_FOUND, Kind.METHOD_NOT_ALLOWED}]
 _MEMBERS: Final = {
     "index": {"type": "integer", "minimum": 0, "description": "Which payload, counted from 0."},
@@ -46,6 +48,7 @@ def document(paths: Collection[str]) -> Json:
 
 
 def _posts() -> dict[str, Json]:
+    base64 = {"type": ["string", "null"], "contentEncoding": "base64", "pattern": _BASE64}
     collection = _content(*_JSON_LIKE, schema={"$ref": "#/components/schemas/Collection"})
     lines = _content("application/x-ndjson", schema={"type": "string", "description": "One JSON value a line."})
     accepted = _answer("All payloads are durable.", {"$ref": "#/components/schemas/Accepted"})
@@ -58,13 +61,13 @@ def _posts() -> dict[str, Json]:
         **_content("application/json", schema=_ANY),
         **_content("application/octet-stream", "text/plain", schema=_BYTES),
     }
-    rest = {
-        **_content("application/vnd.kafka.json.v2+json", schema=_rest_records(_ANY)),
-        **_content(
-            "application/vnd.kafka.binary.v2+json",
-            schema=_rest_records({"type": ["string", "null"], "contentEncoding": "base64"}),
-        ),
-    }
+    rest, rest_of_partition = (
+        {
+            **_content("application/vnd.kafka.json.v2+json", schema=_rest_records(_ANY, **more)),
+            **_content("application/vnd.kafka.binary.v2+json", schema=_rest_records(base64, **more)),
+        }
+        for more in ({"partition": {"type": ["integer", "null"], "minimum": 0}}, {})
+    )
     offsets = _answer("All records are durable, and where.", {"$ref": "#/components/schemas/Offsets"}, *_PROXY_TYPES)
     topic = {
         "name": "topic",
@@ -87,13 +90,14 @@ def _posts() -> dict[str, Json]:
         },
         "/topics/{topic}/partitions/{partition}": {
             "parameters": [topic, partition],
-            **_post("Publish records to one partition", rest, offsets, problems="ProxyProblem"),
+            **_post("Publish records to one partition", rest_of_partition, offsets, problems="ProxyProblem"),
         },
     }
 
 
 _PROXY_TYPES: Final = ("application/vnd.kafka.v2+json", "application/vnd.kafka+json", "application/json")
-_JSON_LIKE: Final = ("application/json", "text/plain", "application/x-www-form-urlencoded", "application/octet-stream")
+_JSON_LIKE: Final = ("application/json", "text/plain")
+"""More are taken (docs/HTTP.md), whatever they say of themselves: it is JSON."""
 
 
 def _post(summary: str, body: Json, success: Json, *, problems: str = "Problem") -> Json:
@@ -151,11 +155,8 @@ def _answer(description: str, schema: Json, *content_types: str) -> Json:
     return {"description": description, "content": _content(*(content_types or ("application/json",)), schema=schema)}
 
 
-def _rest_records(value: Json) -> Json:
-    record = {
-        "type": "object",
-        "properties": {"key": value, "value": value, "partition": {"type": ["integer", "null"], "minimum": 0}},
-    }
+def _rest_records(value: Json, **more: Json) -> Json:
+    record = {"type": "object", "properties": {"key": value, "value": value, **more}}
     return {
         "type": "object",
         "required": ["records"],
@@ -174,7 +175,9 @@ def _schemas() -> Json:
             "error": {"type": ["string", "null"]},
         },
     }
-    words = {"type": "string", "minLength": 1}
+    word = {"type": "string", "pattern": _NO_CONTROL}
+    known = {"type": ["string", "null"], "pattern": _NO_CONTROL}
+    attribute = {**word, "type": ["string", "integer", "boolean", "null"], "pattern": _NO_CONTROL.replace("+", "*")}
     return {
         "Collection": {
             "type": "object",
@@ -188,7 +191,18 @@ def _schemas() -> Json:
         "CloudEvent": {
             "type": "object",
             "required": ["specversion", "id", "source", "type"],
-            "properties": {"specversion": {"const": "1.0"}, "id": words, "source": words, "type": words},
+            "properties": {
+                "specversion": {"const": "1.0"},
+                "id": word,
+                "source": word,
+                "type": word,
+                **dict.fromkeys(("datacontenttype", "dataschema", "subject", "time"), known),
+                "data": {},
+                "data_base64": {"type": ["string", "null"], "contentEncoding": "base64", "pattern": _BASE64},
+            },
+            "not": {"required": ["data", "data_base64"], "properties": {"data_base64": {"type": "string"}}},
+            "propertyNames": {"pattern": "^[a-z0-9]{1,100}$|^data_base64$"},
+            "additionalProperties": attribute,
         },
         "Accepted": {
             "type": "object",
