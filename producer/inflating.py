@@ -22,6 +22,7 @@ MAX_WINDOW_BYTES: Final = 8 * 1024 * 1024
 MAX_MEMBERS: Final = 1_024
 """gzip members or zstd frames in a body. Each costs the same to begin with, and need not give a byte."""
 _SLICE_BYTES: Final = 16_384  # what is left over of a slice is copied at each step
+_LOOKED_AT: Final = 256  # bytes of a Content-Encoding: what is kept of strangers' words is bounded
 _SKIPPABLE: Final = 0x184D2A50
 _RLE: Final = 1
 _COMPRESSED: Final = 2
@@ -44,9 +45,15 @@ class BadPacking(ValueError):
     """Bytes that are not what their coding says; the message tells what is wrong with them."""
 
 
-@lru_cache(256)
 def coding_of(content_encoding: bytes) -> Coding | None:
     """What a Content-Encoding names; None for `identity` alone. Raises ValueError for what can't be inflated here."""
+    if len(content_encoding) > _LOOKED_AT:
+        raise ValueError(f"{len(content_encoding)} bytes")
+    return _coding_of(content_encoding)
+
+
+@lru_cache(256)
+def _coding_of(content_encoding: bytes) -> Coding | None:
     names = [name.strip().lower() for name in content_encoding.decode("latin-1").split(",")]
     named = [name.removeprefix("x-") for name in names if name not in {"", "identity"}]
     if not named:

@@ -31,6 +31,7 @@ _JSON_TYPES: Final = {
     "application/x-www-form-urlencoded",  # what `curl -d` says
     "application/csp-report",
 }
+_LOOKED_AT: Final = 256  # bytes of a Content-Type: what is kept of strangers' words is bounded
 
 
 class Form(Enum):
@@ -54,7 +55,7 @@ class Ingest(Endpoint):
 
     async def _take(self, scope: Scope, receive: Receive) -> Answer | None:
         headers = dict(scope["headers"])
-        form = _form(headers.get(b"content-type", b""))
+        form = _form(headers.get(b"content-type", b"")[:_LOOKED_AT])
         tags = NO_TAGS if self._has_no_tags(headers) else self._tagging.tags(scope, headers)
         caller = None
         if self._admit is not None:

@@ -109,6 +109,7 @@ def test_attributes_are_their_canonical_strings_and_unset_ones_are_not_there() -
         (body(**{"a b": "x"}), "no name", "a b"),
         (body(x="a\nb"), "control characters", "x"),
         (body(x="\x85"), "control characters", "x"),
+        (body(**{f"a{n}": 1 for n in range(253)}), "257 members", None),
         (body(data=1, data_base64="AA=="), "may have one", "data_base64"),
         (body(data_base64="AA"), "not base64", "data_base64"),
         (body(data_base64="é"), "not base64", "data_base64"),
@@ -132,6 +133,8 @@ def test_what_is_no_event_is_told_with_its_index(broken: bytes, words: str, attr
 
 def test_a_name_that_stands_in_the_data_too_is_no_second_one() -> None:
     assert structured_event(body(data={"id": "x", "type": 'a"id"', "é": 1})).value is not None
+    many = {f"a{n}": n for n in range(252)}
+    assert len(structured_event(body(**many)).headers) == 256
 
 
 @pytest.mark.parametrize(

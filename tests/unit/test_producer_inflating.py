@@ -174,7 +174,7 @@ def test_codings_are_known_by_name(named: bytes, coding: Coding | None) -> None:
     assert coding_of(named) is coding
 
 
-@pytest.mark.parametrize("named", [b"br", b"gzip, gzip", b"gzip zstd", b"\xff"])
+@pytest.mark.parametrize("named", [b"br", b"gzip" + b",identity" * 100, b"gzip, gzip", b"gzip zstd", b"\xff"])
 def test_other_codings_are_not_taken(named: bytes) -> None:
     with pytest.raises(ValueError):
         coding_of(named)
