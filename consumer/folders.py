@@ -17,6 +17,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import accumulate, takewhile
 from typing import TYPE_CHECKING, Final
 
 from consumer.pointer import parse_pointer
@@ -213,13 +214,10 @@ def escaped(value: bytes | None, *, begins: bool = False) -> str:
         text = f"%{ord(text[0]):02X}{text[1:]}"
     if len(text.encode()) <= MOST_VALUE_BYTES:
         return text
-    kept = 0
-    for piece in _ESCAPE_OR_LETTER.finditer(text):
-        kept += len(piece[0].encode())
-        if kept > _KEPT_BYTES:
-            text = text[: piece.start()]
-            break
-    return text + _CUT + sha256(value).hexdigest()[:_DIGEST]
+    sizes = accumulate(len(piece.encode()) for piece in _ESCAPE_OR_LETTER.findall(text))
+    whole = sum(1 for _ in takewhile(lambda size: size <= _KEPT_BYTES, sizes))
+    kept = "".join(_ESCAPE_OR_LETTER.findall(text)[:whole])
+    return kept + _CUT + sha256(value).hexdigest()[:_DIGEST]
 
 
 def _percent(letters: re.Match[str]) -> str:

@@ -10,9 +10,15 @@ import sys
 import click
 import orjson
 
-from tests.chaos.plan import Kind
+from tests.chaos.plan import Kind, draw_names
 from tests.chaos.run import Options, chaos
 from tests.simulation.mutants import MUTANTS
+
+
+def names(seed: int, form: str | None, object_path: str | None) -> dict[str, str]:
+    """The seed's format and layout, but for what is told."""
+    told = {"FORMAT": form, "OBJECT_PATH": object_path}
+    return {**draw_names(seed), **{name: value for name, value in told.items() if value is not None}}
 
 
 @click.command(help=__doc__)
@@ -22,6 +28,8 @@ from tests.simulation.mutants import MUTANTS
 @click.option("--short", is_flag=True, help="The form that the tests run: shorter waits, milder delays.")
 @click.option("--only", multiple=True, help="Only kinds of harm whose names hold this; may be given again.")
 @click.option("--mutant", type=click.Choice(list(MUTANTS)), help="Put a mistake into the consumers first.")
+@click.option("--format", "form", help="What the consumers write. Default: the seed's choice.")
+@click.option("--object-path", help="Where to: `n={/n}/dt=%F` is a layout by a payload's field. Default: the seed's.")
 @click.option("--keep", is_flag=True, help="Keep the processes' logs, also when nothing was violated.")
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 def main(
@@ -30,6 +38,8 @@ def main(
     minutes: float,
     only: tuple[str, ...],
     mutant: str | None,
+    form: str | None,
+    object_path: str | None,
     *,
     short: bool,
     keep: bool,
@@ -40,7 +50,11 @@ def main(
     click.echo(f"seed {seed}", err=True)
     kinds = frozenset(kind for kind in Kind if any(part in kind.value for part in only)) or None
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that nothing is left behind
-    options = Options(seed, faults, minutes, short, mutant, keep, kinds, say=lambda line: click.echo(line, err=True))
+    options = Options(
+        *(seed, faults, minutes, short, mutant, keep, kinds),
+        say=lambda line: click.echo(line, err=True),
+        names=names(seed, form, object_path),
+    )
     report = asyncio.run(chaos(options))
     click.echo(orjson.dumps(report.as_json(), option=orjson.OPT_INDENT_2) if as_json else report.as_text())
     if report.violations:

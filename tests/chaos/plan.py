@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
+from consumer.layout import DEFAULT_OBJECT_PATH
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -115,10 +117,19 @@ class Setting:
         return float(self.settings["DRAIN_SECONDS"])
 
 
-def draw_setting(seed: int, *, short: bool = False) -> Setting:
+def draw_names(seed: int) -> Mapping[str, str]:
+    """A format and a layout: half of the runs have the default ones."""
+    dice = random.Random(f"names {seed}")
+    return {
+        "FORMAT": dice.choice(("jsonl", "jsonl", "jsonl", "raw", "parquet", "object")),
+        "OBJECT_PATH": dice.choice((DEFAULT_OBJECT_PATH, DEFAULT_OBJECT_PATH, "none", "n={/n}/dt=%F", "{key}/%F")),
+    }
+
+
+def draw_setting(seed: int, *, short: bool = False, names: Mapping[str, str] | None = None) -> Setting:
     """Small chunks and short time-outs, so that many claims, commits and takeovers happen in every minute.
 
-    When chunks close, `draw_limits` says.
+    When chunks close, `draw_limits` says. `names`: a format and a layout, where they are not to be drawn.
     """
     dice = random.Random(f"setting {seed}")
     return Setting(
@@ -133,6 +144,7 @@ def draw_setting(seed: int, *, short: bool = False) -> Setting:
             "UPLOAD_TIMEOUT_SECONDS": "1.5" if short else "2.5",
             "SESSION_TIMEOUT_SECONDS": "2" if short else "3",
             "DRAIN_SECONDS": "3" if short else "5",
+            **(draw_names(seed) if names is None else names),
         },
         settle_seconds=5 if short else 40,
     )

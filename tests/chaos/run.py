@@ -27,7 +27,7 @@ from tests.services import own_stack
 from tests.trial import Trial
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from headrace.s3 import S3Store
     from tests.chaos.plan import Setting
@@ -53,13 +53,15 @@ class Options:
     keep: bool = False
     only: frozenset[Kind] | None = None
     say: Callable[[str], None] = lambda _: None
+    names: Mapping[str, str] | None = None
+    """Format and layout (FORMAT, OBJECT_PATH, …); None: the seed's."""
 
 
 async def chaos(options: Options) -> Report:
     """Run it all. The report tells what was violated; logs of the processes are kept when something was."""
     for noisy in ("aiokafka", "asyncio", "httpx"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
-    setting = draw_setting(options.seed, short=options.short)
+    setting = draw_setting(options.seed, short=options.short, names=options.names)
     report = Report(options.seed, options.mutant, setting.consumers, setting.partitions, setting.settings)
     folder = Path(tempfile.mkdtemp(prefix=f"headrace-chaos-{options.seed}-"))
     try:

@@ -31,7 +31,7 @@ def test_a_seed_is_a_plan() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(420)
 async def test_nothing_is_lost_and_nothing_is_twice() -> None:
-    report = await chaos(Options(seed=20261122, faults=25, short=True))
+    report = await chaos(Options(seed=20261122, faults=25, short=True, names={}))
     assert not report.violations, report.as_text() + report.tails
     assert sum(report.faults.values()) == 25
     assert report.verdict is not None
@@ -44,7 +44,7 @@ async def test_nothing_is_lost_and_nothing_is_twice() -> None:
 @pytest.mark.timeout(300)
 async def test_it_notices_consumers_that_ignore_claims() -> None:
     """An S3 that answers at once would hide it: the harness is worth what it finds."""
-    report = await chaos(Options(seed=3, faults=5, short=True, mutant="ignore-claims", only=GROUP_HARM))
+    report = await chaos(Options(seed=3, faults=5, short=True, mutant="ignore-claims", only=GROUP_HARM, names={}))
     shutil.rmtree(report.logs)
     assert report.verdict is not None
     assert report.verdict.copies > 0, report.as_text()

@@ -245,7 +245,9 @@ def test_the_end_of_time_is_nowhere_an_error() -> None:
         }
 
 
-@pytest.mark.parametrize("wrong", ["", "Berlin", "europe/berlin/", "../zones", "Europe", "zone.tab", "/etc/localtime"])
+@pytest.mark.parametrize(
+    "wrong", ["", "Berlin", "europe/berlin/", "../zones", "Europe", "zone.tab", "leapseconds", "/etc/localtime"]
+)
 def test_what_is_no_zone(wrong: str) -> None:
     with pytest.raises(ValueError, match="no zone's name"):
         open_zone(wrong)
