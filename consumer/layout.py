@@ -64,6 +64,8 @@ class Layout:
     time_format: str = ISO
     time_zone: str = UTC_NAME
     _folders: tuple[Folder, ...] = field(init=False, repr=False)
+    is_dated: bool = field(init=False, repr=False)
+    """Whether paths depend on a time."""
     _of_values: bool = field(init=False, repr=False)
     _of_key: bool = field(init=False, repr=False)
     _last_ms: int = field(init=False, repr=False)
@@ -83,6 +85,7 @@ class Layout:
         spans = [span for letter, span in _SPANS_MS if f"%{letter}" in self.object_path]
         found = {
             "_folders": folders,
+            "is_dated": any(folder.is_dated for folder in folders),
             "_of_values": bool(self.time_field) or any(folder.source for folder in folders),
             "_of_key": any(folder.source == KEY for folder in folders),
             "_last_ms": _LAST_BELIEVABLE_MS - (_DAY_MS if rules else 0),  # no calendar goes on in the year 10000
@@ -112,11 +115,6 @@ class Layout:
         if self._zone_rules:
             found["time_zone"] = self.time_zone
         return found
-
-    @property
-    def is_dated(self) -> bool:
-        """Whether paths depend on a time."""
-        return any(folder.is_dated for folder in self._folders)
 
     @property
     def undated(self) -> str:
@@ -190,7 +188,11 @@ class Layout:
     def _by_place(records: Sequence[Record], place: Callable[[Record], str]) -> list[Group]:
         groups: dict[str, list[Record]] = {}
         for record in records:
-            groups.setdefault(place(record), []).append(record)
+            path = place(record)
+            if (group := groups.get(path)) is None:
+                groups[path] = [record]
+            else:
+                group.append(record)
         return [_group(path, group) for path, group in groups.items()]
 
     def key(self, topic: str, partition: int, offsets: Range, bucket: str) -> str:

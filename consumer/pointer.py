@@ -6,6 +6,7 @@ field, all owners must read the same: what counts as bad is settled here, and no
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -37,22 +38,32 @@ def parse_pointer(text: str) -> tuple[str, ...]:
 class _Step:
     """A place on the way: which names go on from it, and the field that is found here, if any."""
 
-    def __init__(self) -> None:
+    def __init__(self, attribute: str = "") -> None:
+        self.attribute = attribute
         self.found: list[int] = []
         self.steps: dict[str, _Step] = {}
-        self._members: Callable[[bytes], Any]
+        self.members: type[msgspec.Struct]
+        """The objects on the way, one in the other, where fields are the ends: what most payloads are."""
+        self._decode: Callable[[bytes], Any]
         self._elements: list[tuple[int, _Step]] = []
 
     def at(self, name: str) -> _Step:
-        return self.steps.setdefault(name, _Step())
+        return self.steps.setdefault(name, _Step(f"f{len(self.steps)}"))
 
     def ready(self) -> None:
-        fields = [(f"f{number}", msgspec.Raw, msgspec.Raw()) for number in range(len(self.steps))]
-        names = {f"f{number}": name for number, name in enumerate(self.steps)}
-        self._members = msgspec.json.Decoder(msgspec.defstruct("Members", fields, rename=names)).decode
-        self._elements = [(int(name), step) for name, step in self.steps.items() if _is_index(name)]
         for step in self.steps.values():
             step.ready()
+        names = {step.attribute: name for name, step in self.steps.items()}
+        fields = [(step.attribute, msgspec.Raw, msgspec.Raw()) for step in self.steps.values()]
+        self._decode = msgspec.json.Decoder(msgspec.defstruct("Members", fields, rename=names)).decode
+        inner: list[tuple[str, Any, Any]] = [
+            (step.attribute, msgspec.Raw, msgspec.Raw())
+            if step.found or not step.steps
+            else (step.attribute, step.members | None, None)
+            for step in self.steps.values()
+        ]
+        self.members = msgspec.defstruct("Objects", inner, rename=names)
+        self._elements = [(int(name), step) for name, step in self.steps.items() if _is_index(name)]
 
     def walk(self, value: bytes, into: list[bytes]) -> None:
         for place in self.found:
@@ -60,9 +71,9 @@ class _Step:
         if not self.steps:
             return
         if value[:1] == b"{":
-            members = self._members(value)
-            for number, step in enumerate(self.steps.values()):
-                if raw := bytes(getattr(members, f"f{number}")):
+            members = self._decode(value)
+            for step in self.steps.values():
+                if raw := bytes(getattr(members, step.attribute)):
                     step.walk(raw.strip(_WHITE), into)
         elif value[:1] == b"[" and self._elements:
             elements = _items(value)
@@ -79,29 +90,42 @@ class Fields:
     """Reads the same fields of many payloads. Of names that come twice in an object, the last counts."""
 
     def __init__(self, pointers: Sequence[str]) -> None:
-        """Raises ValueError for what isn't a pointer."""
+        """`pointers`: at least one. Raises ValueError for what isn't one."""
         self._count = len(pointers)
         self._root = _Step()
+        attributes = []
         for place, pointer in enumerate(pointers):
-            step = self._root
+            step, way = self._root, []
             for name in parse_pointer(pointer):
                 step = step.at(name)
+                way.append(step.attribute)
             step.found.append(place)
+            attributes.append(".".join(way))
         self._root.ready()
+        self._decode = msgspec.json.Decoder(self._root.members).decode
+        self._fields = attrgetter(*attributes)
 
     def read(self, payload: bytes | None) -> list[bytes]:
         """Each field's JSON text as it stands there. Never refuses a payload: NOTHING is what can't be read.
 
         All of them are NOTHING where the payload is no valid JSON, or more than 512 deep.
         """
+        if not payload:
+            return [NOTHING] * self._count
+        try:
+            told = self._fields(self._decode(payload))
+            found = [bytes(told)] if self._count == 1 else [bytes(it) for it in told]
+        except (ValueError, TypeError, AttributeError, RecursionError):
+            found = self._walk(payload)  # no such objects on the way, or an array
+        return found if is_shallow(payload) else [NOTHING] * self._count
+
+    def _walk(self, payload: bytes) -> list[bytes]:
+        """The same, step by step, whatever lies on the way."""
         found = [NOTHING] * self._count
-        if payload:
-            try:
-                self._root.walk(payload.strip(_WHITE), found)
-            except (ValueError, RecursionError):
-                return [NOTHING] * self._count
-            if not is_shallow(payload):
-                return [NOTHING] * self._count
+        try:
+            self._root.walk(payload.strip(_WHITE), found)
+        except (ValueError, RecursionError):
+            return [NOTHING] * self._count
         return found
 
 

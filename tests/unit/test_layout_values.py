@@ -146,6 +146,32 @@ def test_no_payload_is_refused(payload: bytes) -> None:
     assert parse_key(layout.key("t", 0, Range(0, 1), path)) is not None
 
 
+JSON = st.recursive(
+    st.sampled_from([None, 0, 1.5, True, "x", ""]),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.sampled_from("ab0"), inner, max_size=3)),
+)
+
+
+@given(JSON, st.lists(st.sampled_from(["/a", "/b", "/a/b", "/a/0", "/a/0/b", "/b/a/a"]), min_size=1, max_size=3))
+def test_the_quick_way_finds_what_the_steps_find(document: object, pointers: list[str]) -> None:
+    def naive(pointer: str) -> object:
+        found: object = document
+        for name in parse_pointer(pointer):
+            if isinstance(found, list) and name.isdigit() and int(name) < len(found):
+                found = found[int(name)]
+            elif isinstance(found, dict) and name in found:
+                found = found[name]
+            else:
+                return ...
+        return found
+
+    fields = Fields(pointers)
+    body = b" " + orjson.dumps(document, option=orjson.OPT_INDENT_2) + b"\n"
+    found = fields.read(body)
+    assert [orjson.loads(token) if token else ... for token in found] == [naive(pointer) for pointer in pointers]
+    assert found == fields._walk(body)
+
+
 # Times of payloads
 
 
