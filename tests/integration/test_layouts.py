@@ -65,7 +65,7 @@ async def test_late_records_make_an_object_an_hour_and_not_one_each(new_trial: N
                 builder = producer.create_batch()
                 for i in some:
                     at = begin + i // 12 % hours * HOUR_MS
-                    builder.append(timestamp=at, key=None, value=b'{"i":%d,"pad":"%032x%032x"}' % (i, i * i, i**3))
+                    builder.append(timestamp=at, key=None, value=b'{"i":%06d,"pad":"%0198x"}' % (i, i**40))
                 builder.close()
                 sent.append(await producer.send_batch(builder, it.topic, partition=number))
         await asyncio.gather(*sent)
