@@ -160,19 +160,24 @@ class Dispatcher:
         self.budget.set_stuck(sum(self._own_bytes(lane) - lane.open_bytes for lane in failing))
         self._cut_largest()
         exempt = self._must_go_on(failing)
+        short, uneven = self.budget.short, bool(failing) or self.budget.crowded
         self._resting = False
-        for partition, lane in self.lanes.items():
-            busy = (self.budget.short and lane is not exempt) or lane.claims.full or self._has_enough(lane, failing)
-            if lane.state is LaneState.FETCHING and busy:
-                lane.pause()
-                pause.append(partition)
-            elif lane.state is LaneState.PAUSED and not busy:
-                lane.resume()
-                resume.append(partition)
-            elif not lane.live and partition not in self._parked:
+        for partition, lane in self.lanes.items():  # all of them, after each fetch: what is looked at here is little
+            state = lane.state
+            if state is LaneState.FETCHING or state is LaneState.PAUSED:
+                busy = (
+                    (short and lane is not exempt) or lane.claims.full or (uneven and self._has_enough(lane, failing))
+                )
+                if busy and state is LaneState.FETCHING:
+                    lane.pause()
+                    pause.append(partition)
+                elif not busy and state is LaneState.PAUSED:
+                    lane.resume()
+                    resume.append(partition)
+                self._resting |= busy
+            elif partition not in self._parked:
                 self._parked.add(partition)
                 pause.append(partition)
-            self._resting |= lane.state is LaneState.PAUSED
         return pause, resume
 
     def _made_room(self) -> None:
@@ -181,8 +186,6 @@ class Dispatcher:
 
     def _has_enough(self, lane: Lane, failing: Collection[Lane]) -> bool:
         """Has it chunks on their way, and these fail, or are more than its share? Then others come first."""
-        if not failing and not self.budget.crowded:
-            return False
         own = self._own_bytes(lane)
         if own == lane.open_bytes:
             return False
