@@ -49,8 +49,8 @@ class Expected:
     fate: Fate
     payloads: Payloads | None = None
     """The values of its records, in order; None: not known here."""
-    keyed: bool = False
-    """Its records may go to several partitions."""
+    is_keyed: bool = False
+    """Its records may go to several partitions, and its answer says where."""
 
 
 @dataclass(slots=True)
@@ -178,8 +178,8 @@ def _hostile(rng: random.Random, made: Case) -> None:
 
 def _request(rng: random.Random, made: Case, mark: str) -> None:
     """A well-formed request, whatever its body is."""
-    path = rng.choice([b"/payloads", b"/payloads", b"/events"])
-    media_type, body, fate, payloads = _payloads_body(rng) if path == b"/payloads" else _event_body(rng)
+    path, make = rng.choice(_ENDPOINTS)
+    media_type, body, fate, payloads = make(rng)
     headers = [(b"Host", b"x"), (b"Idempotency-Key", mark.encode())]
     if media_type:
         headers.append((b"Content-Type", media_type))
@@ -196,7 +196,6 @@ def _request(rng: random.Random, made: Case, mark: str) -> None:
     elif rng.random() < 0.02:
         headers.append((b"Content-Encoding", b"br"))
         fate, payloads = Fate.REFUSED, None
-    keyed = False
     if rng.random() < 0.2:
         headers.append((b"X-Kafka-Key", rng.choice([b"a", b"b", "é".encode(), b"k" * 1_000])))
     if rng.random() < 0.03:
@@ -210,7 +209,36 @@ def _request(rng: random.Random, made: Case, mark: str) -> None:
         path = rng.choice([b"/nowhere", b"/payloads/", b"*", b"//events", b"/payloads%20"])
         fate, payloads = Fate.REFUSED, None
     made.stream += _framed(rng, path, headers, body)
-    made.expected.append(Expected(mark, fate, payloads, keyed))
+    made.expected.append(Expected(mark, fate, payloads, is_keyed=path == TOPIC_PATH))
+
+
+def _rest_body(rng: random.Random) -> Body:
+    """Kafka's REST proxy's: records with keys of several partitions are a transaction."""
+    records: list[bytes] = []
+    values: Payloads = []
+    as_json = rng.random() < 0.6
+    for _ in range(rng.choice([1, 1, 2, 6])):
+        members = []
+        value: bytes | None = texts.value(rng) if as_json else rng.randbytes(rng.randrange(30))
+        if rng.random() < 0.1:
+            value = None
+        if value is not None:
+            members.append(b'"value":' + (value if as_json else b'"' + base64.b64encode(value) + b'"'))
+        if rng.random() < 0.3:
+            key = rng.choice([b'"a1"', b'"bb12"', b'"c123"', b"null"])  # in base64, too
+            members.append(b'"key":' + key)
+        elif rng.random() < 0.1:
+            members.append(b'"partition":%d' % rng.randrange(3))
+        rng.shuffle(members)
+        records.append(b"{" + b" , ".join(members) + b"}")
+        values.append(None if value == b"null" and as_json else value)
+    body = b'{"records":[' + b",".join(records) + b"]}"
+    media_type = b"application/vnd.kafka.json.v2+json" if as_json else b"application/vnd.kafka.binary.v2+json"
+    if rng.random() < 0.3:
+        return media_type, texts.bent(rng, body), Fate.EITHER, None
+    lonely = b"\\ud800" in body or b"\\uDFFF" in body
+    odd = lonely or (b'"a1"' in body and not as_json)
+    return media_type, body, Fate.EITHER if odd else Fate.TAKEN, None if odd else values
 
 
 def _payloads_body(rng: random.Random) -> Body:
@@ -267,6 +295,16 @@ def _cloud_event(rng: random.Random) -> tuple[bytes, bytes | None]:
             members.append(b'"number":5')
     rng.shuffle(members)
     return b"{" + b",".join(members) + b"}", value
+
+
+TOPIC_PATH: Final = b"/topics/@TOPIC@"
+"""The runner puts the topic's name there."""
+_ENDPOINTS: Final[list[tuple[bytes, Callable[[random.Random], Body]]]] = [
+    (b"/payloads", _payloads_body),
+    (b"/payloads", _payloads_body),
+    (b"/events", _event_body),
+    (TOPIC_PATH, _rest_body),
+]
 
 
 def _told(told: Callable[[bytes], list[bytes]], body: bytes) -> tuple[Fate, Payloads | None]:

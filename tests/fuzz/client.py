@@ -34,6 +34,8 @@ class Answer:
     closes: bool
     problem: str
     """The last word of its type, `outcome-unknown` or so; empty with 200."""
+    places: tuple[tuple[int, int | None], ...] = ()
+    """Partition and offset of each record, where the answer tells."""
 
 
 def take_answer(received: bytes) -> tuple[Answer | None, bytes]:
@@ -67,6 +69,8 @@ def _read(status: int, headers: dict[bytes, bytes], body: bytes) -> Answer:
         content: dict[str, Any] = json.loads(body)
     except ValueError:
         raise Violation(f"an answer that is no JSON: {status} {body[:300]!r}") from None
+    if headers.get(b"content-type") == b"application/vnd.kafka.v2+json":
+        return _read_proxys(status, headers, content)
     if status == 200:
         if content.keys() != {"accepted"}:
             raise Violation(f"200 with {body[:300]!r}")
@@ -78,6 +82,23 @@ def _read(status: int, headers: dict[bytes, bytes], body: bytes) -> Answer:
     if status in {429, 503} and b"retry-after" not in headers:
         raise Violation(f"{status} without Retry-After")
     return Answer(status, None, closes, content["type"].rpartition(":")[2])
+
+
+def _read_proxys(status: int, headers: dict[bytes, bytes], content: dict[str, Any]) -> Answer:
+    """As Kafka's REST proxy answers."""
+    closes = headers.get(b"connection", b"").lower() == b"close"
+    if status == 200:
+        rows = content["offsets"]
+        if any(row["error_code"] is not None or row["error"] is not None for row in rows):
+            raise Violation(f"a failure inside a 200: {rows}")
+        return Answer(status, len(rows), closes, "", tuple((row["partition"], row["offset"]) for row in rows))
+    if not (400 <= status < 500 or status == 503) or content.keys() != {"error_code", "message"}:
+        raise Violation(f"{status} with {content}")
+    if status in {429, 503} and b"retry-after" not in headers:
+        raise Violation(f"{status} without Retry-After")
+    return Answer(
+        status, None, closes, "outcome-unknown" if content["error_code"] == 50002 else str(content["error_code"])
+    )
 
 
 async def send(host: str, port: int, case: Case) -> list[Answer]:

@@ -82,7 +82,20 @@ def _judge(expected: Expected, answer: Answer | None, there: Sequence[ConsumerRe
         return f"it is not good, and was answered 200 with {answer.accepted}"
     if answer.accepted != len(there):
         return f"{answer.accepted} were accepted, and Kafka has {len(there)}"
+    if answer.places:
+        return _each_in_its_place(expected, answer, there)
     return _all_or_nothing(expected, there) if there else ""
+
+
+def _each_in_its_place(expected: Expected, answer: Answer, there: Sequence[ConsumerRecord]) -> str:
+    by_place = {(record.partition, record.offset): record.value for record in there}
+    missing = set(answer.places) - by_place.keys()
+    if missing:
+        return f"it was told {missing}, where its records are not: {sorted(by_place)}"
+    values = [by_place[partition, offset] for partition, offset in answer.places if offset is not None]
+    if expected.payloads is not None and values != expected.payloads:
+        return f"Kafka has other bytes: {values} instead of {expected.payloads}"
+    return ""
 
 
 def _judge_loosely(expected: Expected, there: Sequence[ConsumerRecord]) -> str:
@@ -92,7 +105,7 @@ def _judge_loosely(expected: Expected, there: Sequence[ConsumerRecord]) -> str:
     values = [record.value for record in there]
     if len({(record.partition, record.offset) for record in there}) != len(values):
         return "Kafka has a record twice"
-    if len({record.partition for record in there}) > 1:
+    if len({record.partition for record in there}) > 1 and not expected.is_keyed:
         return "its records are in several partitions"
     return ""
 
@@ -100,6 +113,10 @@ def _judge_loosely(expected: Expected, there: Sequence[ConsumerRecord]) -> str:
 def _all_or_nothing(expected: Expected, there: Sequence[ConsumerRecord]) -> str:
     if not there:
         return ""
+    if expected.is_keyed:
+        found = sorted(repr(record.value) for record in there)
+        whole = expected.payloads is None or found == sorted(map(repr, expected.payloads))
+        return "" if whole else f"Kafka has a part of it, or other bytes: {found}"
     if {record.partition for record in there} != {there[0].partition}:
         return "its records are in several partitions"
     offsets = sorted(record.offset for record in there)

@@ -115,6 +115,7 @@ async def _round(process: ProducerProcess, url: str, kafka: Reader, numbers: lis
     async def work() -> None:
         for number in left:
             made = case(outcome.seed, number)
+            made.stream = made.stream.replace(b"@TOPIC@", kafka.topic.encode())
             try:
                 answers = await send(parts.host, parts.port or 80, made)
             except Violation as violation:
@@ -167,6 +168,7 @@ class Reader:
     """Reads the topic from where it was, committed records alone."""
 
     def __init__(self, environment: Mapping[str, str], topic: str) -> None:
+        self.topic = topic
         self._partitions = [TopicPartition(topic, partition) for partition in range(PARTITIONS)]
         self._consumer = AIOKafkaConsumer(
             bootstrap_servers=environment["KAFKA_BOOTSTRAP_SERVERS"],
