@@ -44,6 +44,8 @@ class Node:
     """Of a FLOAT: whole numbers are spelled without a point."""
     always: bool = False
     """It is there in each object, so that no value means null."""
+    mixed: bool = False
+    """Values of other kinds are among them, so that they must be made to fit."""
     element: Node | None = None
     fields: dict[str, Node] = field(default_factory=dict)
     seen: int = 0

@@ -8,8 +8,7 @@ holds is in `_rest`.
 from __future__ import annotations
 
 import copy
-import re
-from collections import Counter
+from array import array
 from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, Final
@@ -18,9 +17,10 @@ import orjson
 import pyarrow as pa
 
 from consumer.encode.form import Packed, Place
-from consumer.encode.inference import Inference, fits, fitted
+from consumer.encode.inference import Inference, depends_on_values, fits, fitted, is_direct
 from consumer.encode.parquet import Parquet, batch_of, facts, level_of, row_groups
 from consumer.encode.schema import read_schema
+from consumer.encode.shapes import Shape, may_be_shared, object_in, sample_of, shape_of
 from headrace.columns import Kind, Node, rebuild
 from headrace.parquet import OWN, PAYLOAD, TREE
 
@@ -35,9 +35,12 @@ ROW_GROUP_BYTES: Final = 16 * 1024 * 1024
 ROWS_AT_ONCE: Final = 2048
 """Payloads that are Python's objects at a time."""
 
-_LONG_NUMBER: Final = re.compile(rb"[0-9]{19}")
-_SCALARS: Final = {bool: Kind.BOOL, int: Kind.INT, float: Kind.FLOAT, str: Kind.TEXT}
-_FLAT: Final = frozenset([*_SCALARS, type(None)])
+MOST_SHAPES: Final = 1000
+"""That are kept in mind; where names are data, there is one a payload."""
+_NO_OBJECT: Final = -1
+_ALONE: Final = -2
+"""An object whose shape does not tell enough."""
+
 _TYPES: Final = {
     Kind.BOOL: pa.bool_(),
     Kind.INT: pa.int64(),
@@ -46,7 +49,6 @@ _TYPES: Final = {
     Kind.JSON: pa.string(),
 }
 _RANGES: Final = ["_topic", "_partition", "_offset", "_timestamp", "_timestamp_ms", "_key"]
-_Shape = tuple[tuple[str, ...], tuple[type, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +63,13 @@ class Columns(Parquet):
     def pack(self, parts: list[bytes], place: Place) -> Packed:
         reserved = {name.lower() for name in OWN.names} | _folders_of(place.bucket)
         inference = Inference(frozenset(reserved), copy.deepcopy(self.given))
-        _observe(parts, inference)
+        survey = _Survey(inference)
+        for part in parts:
+            survey.look(_values(batch_of(part)))
         root = inference.settle()
         columns = {name: node for name, node in root.fields.items() if node.kind not in {Kind.NULL, Kind.REST}}
         schema = pa.schema([*OWN, *(pa.field(name, _type_of(node)) for name, node in columns.items())])
-        body = BytesIO()
+        body, table = BytesIO(), _Table(root, columns, survey)
         ranges = [
             *_RANGES,
             *(name for name, node in columns.items() if node.kind not in {Kind.LIST, Kind.STRUCT, Kind.JSON}),
@@ -74,12 +78,11 @@ class Columns(Parquet):
             writer.add_key_value_metadata(facts(place, PAYLOAD) | {TREE: orjson.dumps(root.as_json()).decode()})
             for batches in row_groups(parts, most_bytes=ROW_GROUP_BYTES):
                 rows = [
-                    _rows(batch.slice(at, ROWS_AT_ONCE), place, root, columns, schema)
+                    table.rows(batch.slice(at, ROWS_AT_ONCE), place, schema)
                     for batch in batches
                     for at in range(0, batch.num_rows, ROWS_AT_ONCE)
                 ]
-                table = pa.Table.from_batches(rows, schema)
-                writer.write_table(table, row_group_size=table.num_rows)
+                writer.write_table(pa.Table.from_batches(rows, schema), row_group_size=sum(map(len, rows)))
         return Packed(body.getvalue())
 
 
@@ -102,43 +105,97 @@ def _folders_of(bucket: str) -> set[str]:
     return {folder.partition("=")[0].lower() for folder in bucket.split("/") if "=" in folder}
 
 
-def _observe(parts: Sequence[bytes], inference: Inference) -> None:
-    shapes: Counter[_Shape] = Counter()
-    for part in parts:
-        for value in _values(batch_of(part)):
-            found = _object_in(value)
-            if value is None or found is None:
-                continue
-            shape = _shape_of(found, value)
-            if shape is None or shape not in shapes:
-                inference.observe(found)  # at once, so that columns stand in the order of payloads
-            if shape is not None:
-                shapes[shape] += 1
-    for (names, types), times in shapes.items():
-        if times > 1:
-            inference.observe_alike(names, types, times - 1)
-
-
 def _values(batch: Any) -> list[bytes | None]:
     """Texts; all else is null."""
     return batch.column("value").cast(pa.binary()).to_pylist()  # type: ignore[no-any-return]
 
 
-def _object_in(value: bytes | None) -> dict[str, Any] | None:
-    if value is None or value[:1] != b"{":
-        return None
-    try:
-        return orjson.loads(value)  # type: ignore[no-any-return]
-    except orjson.JSONDecodeError:
-        return None
+class _Survey:
+    """The first look at all payloads. `seen` has a number for each, by which the second look is shorter."""
+
+    def __init__(self, inference: Inference) -> None:
+        self.seen = array("q")
+        self.samples: list[Any] = []
+        """Of each shape that payloads share."""
+        self._inference = inference
+        self._numbers: dict[Shape, int] = {}
+
+    def look(self, values: Sequence[bytes | None]) -> None:
+        for value in values:
+            found = object_in(value)
+            if value is None or found is None:
+                self.seen.append(_NO_OBJECT)
+            elif may_be_shared(value) and (number := self._number(shape_of(found[0]))) is not None:
+                self.seen.append(number * 2 + found[1])
+            else:
+                self._inference.observe(found[0])
+                self.seen.append(_ALONE)
+
+    def _number(self, shape: Shape) -> int | None:
+        number = self._numbers.get(shape)
+        if number is None and len(self.samples) < MOST_SHAPES:
+            number = self._numbers[shape] = len(self.samples)
+            self.samples.append(sample_of(shape))
+            self._inference.observe(self.samples[-1])  # how many there are of it makes no difference
+        return number
 
 
-def _shape_of(found: dict[str, Any], value: bytes) -> _Shape | None:
-    """Names and types, which tell all that matters of flat objects. None where they don't."""
-    types = tuple(map(type, found.values()))
-    if not _FLAT.issuperset(types) or _LONG_NUMBER.search(value):
-        return None
-    return tuple(found), types
+class _Table:
+    """Rows out of payloads: the second look."""
+
+    def __init__(self, root: Node, columns: dict[str, Node], survey: _Survey) -> None:
+        self._root = root
+        self._columns = columns
+        self._seen = iter(survey.seen)
+        self._direct = {name: is_direct(node) for name, node in columns.items()}
+        self._of_shape = [self._gives_back(sample) for sample in survey.samples]
+
+    def _gives_back(self, sample: dict[str, Any]) -> bool:
+        """Whether columns give back all payloads of its shape that are spelled as orjson spells them."""
+        exact, rest = self._exact(sample, orjson.dumps(sample))
+        return exact and rest is None and not depends_on_values(sample, self._root)
+
+    def _exact(self, found: dict[str, Any], value: bytes) -> tuple[bool, str | None]:
+        """Whether columns and rest give the payload back, and that rest."""
+        columns = self._columns
+        rest = {name: it for name, it in found.items() if name not in columns or not fits(it, columns[name])}
+        text = orjson.dumps(rest).decode() if rest else None
+        row = {name: fitted(found.get(name), node) for name, node in columns.items()}
+        return rebuild(self._root, row, text) == value, text
+
+    def rows(self, batch: Any, place: Place, schema: Any) -> Any:
+        """Those of some records: ours, and their payloads' columns."""
+        values = _values(batch)
+        count = len(values)
+        objects: list[dict[str, Any]] = []
+        exact = [False] * count
+        rests: list[str | None] = [None] * count
+        for at, (value, seen) in enumerate(zip(values, self._seen, strict=False)):
+            if value is None or seen == _NO_OBJECT:
+                objects.append({})
+                continue
+            found = orjson.loads(value)
+            objects.append(found)
+            if seen >= 0 and self._of_shape[seen >> 1]:
+                exact[at] = seen & 1 == 1
+            else:
+                exact[at], rests[at] = self._exact(found, value)
+        kept = [None if it else value for it, value in zip(exact, values, strict=True)]
+        own = [
+            pa.repeat(place.topic, count),
+            pa.repeat(pa.scalar(place.partition, pa.int32()), count),
+            *(batch.column(name) for name in ("offset", "timestamp", "timestamp_ms", "key", "key_binary", "headers")),
+            pa.array(exact, pa.bool_()),
+            pa.array(kept, pa.binary()).cast(pa.string()),
+            batch.column("value_binary"),
+            pa.array(rests, pa.string()),
+        ]
+        theirs = [self._column([it.get(name) for it in objects], node, name) for name, node in self._columns.items()]
+        return pa.RecordBatch.from_arrays([*own, *theirs], schema=schema)
+
+    def _column(self, values: list[Any], node: Node, name: str) -> Any:
+        chosen = values if self._direct[name] else [fitted(value, node) for value in values]
+        return pa.array(chosen, _type_of(node))
 
 
 def _type_of(node: Node) -> Any:
@@ -149,70 +206,3 @@ def _type_of(node: Node) -> Any:
         there = {name: it for name, it in node.fields.items() if it.kind is not Kind.NULL}
         return pa.struct([pa.field(name, _type_of(it)) for name, it in there.items()])
     return _TYPES[node.kind]
-
-
-def _rows(batch: Any, place: Place, root: Node, columns: dict[str, Node], schema: Any) -> Any:
-    """The rows of some records: ours, and their payloads' columns."""
-    values = _values(batch)
-    found = [_object_in(value) for value in values]
-    by_shape: dict[_Shape, bool] = {}
-    exact: list[bool] = []
-    rests: list[str | None] = []
-    for value, it in zip(values, found, strict=True):
-        if value is None or it is None:
-            exact.append(False)
-            rests.append(None)
-            continue
-        shape = _shape_of(it, value)
-        if shape is not None and shape not in by_shape:
-            by_shape[shape] = _gives_back(shape, root)
-        if shape is not None and by_shape[shape]:
-            exact.append(orjson.dumps(it) == value)
-            rests.append(None)
-            continue
-        rest = {name: inner for name, inner in it.items() if name not in columns or not fits(inner, columns[name])}
-        text = orjson.dumps(rest).decode() if rest else None
-        row = {name: fitted(it.get(name), node) for name, node in columns.items()}
-        exact.append(rebuild(root, row, text) == value)
-        rests.append(text)
-    count = len(values)
-    own = [
-        pa.repeat(place.topic, count),
-        pa.repeat(pa.scalar(place.partition, pa.int32()), count),
-        *(batch.column(name) for name in ("offset", "timestamp", "timestamp_ms", "key", "key_binary", "headers")),
-        pa.array(exact, pa.bool_()),
-        pa.array([None if it else value for it, value in zip(exact, values, strict=True)], pa.binary()).cast(
-            pa.string()
-        ),
-        batch.column("value_binary"),
-        pa.array(rests, pa.string()),
-    ]
-    objects = [it or {} for it in found]
-    theirs = [_column([it.get(name) for it in objects], node) for name, node in columns.items()]
-    return pa.RecordBatch.from_arrays([*own, *theirs], schema=schema)
-
-
-def _column(values: list[Any], node: Node) -> Any:
-    kind = _type_of(node)
-    if {_SCALARS.get(it) for it in set(map(type, values)) - {type(None)}} <= {node.kind}:
-        try:
-            return pa.array(values, kind)
-        except OverflowError:  # an integer beyond the column that a schema told
-            pass
-    return pa.array([fitted(value, node) for value in values], kind)
-
-
-def _gives_back(shape: _Shape, root: Node) -> bool:
-    """Whether columns give back all payloads of a shape that are spelled as orjson spells them."""
-    names, types = shape
-    there = set(names)
-    if [name for name in root.fields if name in there] != list(names):
-        return False
-    for name, kind in zip(names, types, strict=True):
-        node = root.fields[name]
-        if kind is type(None):
-            if not node.always or node.kind is Kind.REST:
-                return False
-        elif _SCALARS[kind] is not node.kind or (node.whole and node.kind is Kind.FLOAT):
-            return False
-    return True

@@ -33,11 +33,6 @@ class Inference:
     def observe(self, found: dict[str, Any], times: int = 1) -> None:
         self._object(self.root, found, 0, times)
 
-    def observe_alike(self, names: tuple[str, ...], types: tuple[type, ...], times: int) -> None:
-        """So many objects with these fields, all of them scalars or null, integers within 64 bits."""
-        samples = {bool: True, int: 1, float: 1.5, str: "", type(None): None}
-        self.observe({name: samples[kind] for name, kind in zip(names, types, strict=True)}, times)
-
     def settle(self) -> Node:
         """No object follows: tell which fields are always there, and what can't be a column after all."""
         for child in self.root.fields.values():
@@ -86,10 +81,9 @@ class Inference:
         if value is None or node.kind is Kind.REST:
             return
         kind = kind_of(value, depth)
-        if kind is Kind.INT or (kind is Kind.FLOAT and type(value) is int):
-            node.whole = True
-        if not self._fixed:
-            node.kind = joined(node.kind, kind)
+        node.whole |= type(value) is int
+        before, node.kind = node.kind, node.kind if self._fixed else joined(node.kind, kind)
+        node.mixed |= kind is not node.kind or before not in {Kind.NULL, kind} or (node.whole and kind is Kind.FLOAT)
         if node.kind is Kind.LIST and kind is Kind.LIST:
             node.element = node.element or Node()
             for it in value:
@@ -125,6 +119,27 @@ def _settle(node: Node) -> bool:
             node.kind, node.fields = Kind.JSON, {}
             return False
     return node.kind is not Kind.NULL
+
+
+def is_direct(node: Node) -> bool:
+    """Whether its values are all what its column takes, inner ones too."""
+    if node.kind is Kind.LIST:
+        return not node.mixed and node.element is not None and is_direct(node.element)
+    if node.kind is Kind.STRUCT:
+        return not node.mixed and all(map(is_direct, node.fields.values()))
+    return not node.mixed and node.kind is not Kind.JSON
+
+
+def depends_on_values(sample: Any, node: Node) -> bool:
+    """Whether it takes more than the shape to tell if a column gives a value back: 2.0 and 2 are one double."""
+    if node.kind is Kind.FLOAT:
+        return node.whole and sample is not None
+    if node.kind is Kind.LIST and type(sample) is list:
+        assert node.element is not None
+        return any(depends_on_values(it, node.element) for it in sample)
+    if node.kind is Kind.STRUCT and type(sample) is dict:
+        return any(depends_on_values(it, node.fields[name]) for name, it in sample.items() if name in node.fields)
+    return False
 
 
 def fits(value: Any, node: Node) -> bool:

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 PARTS: Final = ("front", "back", "together")
 SCALING: Final = "scaling"
-"""A part that runs only when it is asked for."""
+FORMATS: Final = "formats"
+"""Parts that run only when they are asked for."""
 CURVE_NAMES: Final = tuple(curve.name for curve in CURVES)
 RESULTS: Final = "bench/RESULTS.md"
 _POSITIVE: Final = click.IntRange(1)
@@ -55,7 +56,11 @@ class Numbers(click.ParamType[tuple[int, ...]]):
 
 @click.command()
 @click.option(
-    "--only", "parts", multiple=True, type=click.Choice((*PARTS, SCALING)), help="Only this part; may be repeated."
+    "--only",
+    "parts",
+    multiple=True,
+    type=click.Choice((*PARTS, SCALING, FORMATS)),
+    help="Only this part; may be repeated.",
 )
 @click.option("--own-stack", is_flag=True, help="Start Kafka and S3 here for this run (package headrace[local]).")
 @click.option("--yes", is_flag=True, help="Do not ask before topics and objects are made.")
@@ -116,6 +121,8 @@ def bench(
     together  both under a steady load, and the time from POST to readable in S3
     scaling   only with --only scaling: how costs grow with partitions, sizes, payloads a request, consumers and S3's
               latency; about 7 minutes
+    formats   only with --only formats, and by itself: what each FORMAT costs beside the library that it rests on;
+              needs neither Kafka nor S3
 
     It works with the Kafka and the bucket of the settings, on topics, groups and a prefix of its own whose names begin
     with headrace-bench-; it says which, asks, and removes them in the end. CPU time (utime + stime of a process and its
@@ -124,6 +131,11 @@ def bench(
     for package in ("psutil", "matplotlib") if plots is not None else ("psutil",):
         if importlib.util.find_spec(package) is None:
             raise HeadraceError(f"This needs a package more ({package} is missing): pip install 'headrace[bench]'.")
+    if FORMATS in parts:
+        if set(parts) != {FORMATS} or record is not None or plots is not None:
+            raise HeadraceError("--only formats goes by itself, without --record and --plots.")
+        _formats(amounts["record_bytes"], rounds or 3, amounts["records"], json_file)
+        return
     from headrace.bench.place import given_place, own_place
     from headrace.bench.run import Wishes, refuse_nonsense
 
@@ -140,6 +152,33 @@ def bench(
             asyncio.run(_run(wishes, place, ask=not (yes or own_stack), keep=keep, telling=telling))
         except asyncio.CancelledError:
             raise HeadraceError("Stopped by SIGTERM before it was done.") from None
+
+
+def _formats(record_bytes: Sequence[int], rounds: int, most_records: int, json_file: Path | None) -> None:
+    """Measure and tell: a table, and every figure where that is wished."""
+    from rich.console import Console
+
+    from headrace.bench.formats import CHUNK_RECORDS, format_line, format_sheet, measure_formats
+    from headrace.bench.machine import describe
+    from headrace.table import show_table, slim_table
+
+    runs = []
+    for run in measure_formats(record_bytes=record_bytes, rounds=rounds, most_records=min(most_records, CHUNK_RECORDS)):
+        say(format_line(run))
+        runs.append(run)
+    if json_file is not None:
+        content = orjson.dumps(
+            {"machine": describe(), "formats": [run.as_json() for run in runs]}, option=orjson.OPT_INDENT_2
+        )
+        if str(json_file) == "-":
+            click.echo(content)
+            return
+        json_file.write_bytes(content + b"\n")
+    sheet = format_sheet(runs)
+    table = slim_table(sheet.title, sheet.columns, left=sheet.columns[: sheet.left])
+    for row in sheet.rows:
+        table.add_row(*row)
+    show_table(Console(soft_wrap=True), table)
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,6 +67,10 @@ ODD = [
     b'{"a":1e2}',
     b'{"a": 1}',
     b'{"\\u0061":1}',
+    b'{"a":%b%b}' % (b"[" * 300, b"]" * 300),
+    b'{"a":%b%b}' % (b"[" * 900, b"]" * 900),
+    b'{"a":%b%b}' % (b"[" * 9000, b"]" * 9000),
+    b'{"a":%b1%b}' % (b'{"a":' * 200, b"}" * 200),
     b"[1]",
     b"\xff",
     None,
@@ -202,6 +206,14 @@ def test_names_that_are_data_make_no_file_of_a_million_columns(monkeypatch: pyte
     body = packed(values)
     assert types(body) == {"id": "int64", "user-0": "int64", "in": "string"}
     assert values_in(body) == values
+
+
+def test_many_shapes_are_not_all_kept_in_mind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(columns, "MOST_SHAPES", 2)
+    values = js(*({"id": n, f"k{n % 5}": n} for n in range(20)))
+    body = packed(values)
+    assert values_in(body) == values
+    assert table(body).column("_exact").to_pylist() == [True] * 20
 
 
 def test_values_beyond_their_column_are_near_it_and_whole_beside_it() -> None:
