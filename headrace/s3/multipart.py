@@ -47,15 +47,18 @@ class Multipart:
     async def send(self, body: bytes, threshold: int, *, deadline: float, parameters: Mapping[str, Any]) -> None:
         """All of it, or nothing that anybody sees: whatever goes wrong, and when cancelled, the upload is aborted.
 
-        `deadline`: on the loop's clock; past it no Complete is sent. The caller cancels what lasts until then.
+        `deadline`: on the loop's clock. Raises TimeoutError then; no Complete is sent past it.
         """
-        begun = await self._client.create_multipart_upload(**self._place, **parameters)
+        async with asyncio.timeout_at(deadline):
+            begun = await self._client.create_multipart_upload(**self._place, **parameters)
         upload = {**self._place, "UploadId": begun["UploadId"]}
         try:
-            parts = await self._send_parts(body, cut(len(body), threshold), upload)
-            if asyncio.get_running_loop().time() >= deadline:
-                raise TimeoutError("its time is over")
-            await self._client.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts})
+            # Over before the abort begins: this timer and a caller's go off together, and would cut it short.
+            async with asyncio.timeout_at(deadline):
+                parts = await self._send_parts(body, cut(len(body), threshold), upload)
+                if asyncio.get_running_loop().time() >= deadline:
+                    raise TimeoutError("its time is over")
+                await self._client.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts})
         except BaseException:
             await self._abort(upload)
             raise
@@ -71,12 +74,17 @@ class Multipart:
             for number, (start, stop) in left:
                 tags[number] = await self._send_part(body, start, stop, {**upload, "PartNumber": number})
 
+        running = asyncio.current_task()
+        assert running is not None
+        cancelled_before = running.cancelling()
         try:
             async with asyncio.TaskGroup() as group:
                 workers = [group.create_task(work(left)) for _ in range(min(PARTS_AT_A_TIME, len(spans)))]
                 # Waited for in here: see consumer.session on a TaskGroup of Python 3.11.
                 await asyncio.wait(workers)
         except ExceptionGroup as failed:
+            if running.cancelling() > cancelled_before:
+                raise asyncio.CancelledError from None  # which a TaskGroup forgets where an error came at the same time
             raise failed.exceptions[0] from None
         return [{"PartNumber": number, "ETag": tags[number]} for number in sorted(tags)]
 

@@ -58,13 +58,13 @@ class S3Store:
         }
         # The client's read time-out does not hold while it waits for a server to say "100 Continue".
         with self._named("PUT", key):
+            if options.in_parts(body):
+                upload = Multipart(self._client, {"Bucket": self._bucket, "Key": key}, self._named)
+                deadline = asyncio.get_running_loop().time() + self._timeout_seconds
+                await upload.send(body, options.multipart_bytes, deadline=deadline, parameters=parameters)
+                return
             async with asyncio.timeout(self._timeout_seconds):
-                if options.in_parts(body):
-                    upload = Multipart(self._client, {"Bucket": self._bucket, "Key": key}, self._named)
-                    deadline = asyncio.get_running_loop().time() + self._timeout_seconds
-                    await upload.send(body, options.multipart_bytes, deadline=deadline, parameters=parameters)
-                else:
-                    await self._client.put_object(Bucket=self._bucket, Key=key, Body=Sent(body), **parameters)
+                await self._client.put_object(Bucket=self._bucket, Key=key, Body=Sent(body), **parameters)
 
     async def head(self, key: str) -> StoredObject | None:
         try:

@@ -111,6 +111,10 @@ async def test_the_deadline_holds_for_all_of_it(topic: Callable[..., str], servi
     ):
         with pytest.raises(S3Unavailable, match="no answer"):
             await put(store, key)
+        assert await left(store, key) == 0
+        with pytest.raises(TimeoutError):  # as the uploader does: two timers that go off together
+            async with asyncio.timeout(1.0):
+                await put(store, key)
         assert not [item async for item in store.list(key)]
         assert await left(store, key) == 0
 

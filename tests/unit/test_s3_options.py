@@ -37,6 +37,12 @@ def test_by_default_nothing_is_sent_along() -> None:
     assert not options.in_parts(b"x" * 1000)
 
 
+def test_keys_that_s3_manages() -> None:
+    options = put_options(load(S3Settings, s3_server_side_encryption="AES256"))
+    assert options.sent_with("k") == {"ServerSideEncryption": "AES256"}
+    assert options.actions == ()
+
+
 def test_all_of_it() -> None:
     settings = load(
         S3Settings,
@@ -110,7 +116,7 @@ def test_all_that_is_wrong_is_told_at_once() -> None:
         assert name in str(met.value)
 
 
-@given(st.integers(1, 200 * 1024 * PART_BYTES), st.integers(LEAST_PART_BYTES, 1024 * PART_BYTES))
+@given(st.integers(1, 200 * 1024 * PART_BYTES), st.integers(1, 1024 * PART_BYTES))
 def test_parts_join_and_are_as_s3_takes_them(size: int, threshold: int) -> None:
     spans = cut(size, threshold)
     assert len(spans) <= MOST_PARTS

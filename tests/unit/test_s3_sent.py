@@ -181,6 +181,23 @@ def unnamed(_what: str, _key: str) -> Iterator[None]:
     yield
 
 
+async def test_cancelled_while_a_part_fails() -> None:
+    """Who is cancelled ends as that, or whoever waits for it would wait for ever."""
+
+    class Failing(Calls):
+        async def upload_part(self, **_: Any) -> dict[str, str]:
+            asyncio.get_running_loop().call_soon(putting.cancel)
+            raise S3Refused("403")
+
+    calls = Failing()
+    deadline = asyncio.get_running_loop().time() + 60
+    upload = Multipart(calls, {"Bucket": "b", "Key": "k"}, unnamed)
+    putting = asyncio.create_task(upload.send(bytes(10), 5, deadline=deadline, parameters={}))
+    with pytest.raises(asyncio.CancelledError):
+        await putting
+    assert calls.made == ["create_multipart_upload", "abort_multipart_upload"]
+
+
 async def test_no_complete_is_sent_past_the_deadline() -> None:
     """As when the process was paused between the last part and the Complete."""
     calls = Calls()
