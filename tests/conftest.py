@@ -7,12 +7,17 @@ import os
 import secrets
 from typing import TYPE_CHECKING, Protocol
 
+import hypothesis
 import pytest
 
 from tests import services
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+
+# A busy machine is no mistake: no test asserts an absolute time.
+hypothesis.settings.register_profile("headrace", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("headrace")
 
 _skipped: list[str] = []
 
