@@ -122,7 +122,7 @@ class Publisher:
         producer = new_producer(self._settings)
         try:
             await producer.start()
-            await producer.partitions_for(self._intake.topic)
+            await _follow_topic(producer, self._intake.topic)
         except BaseException:
             await close_producer(producer)
             raise
@@ -184,7 +184,7 @@ class Publisher:
                     async with asyncio.timeout(self._settings.request_timeout_seconds):
                         if not intake.is_open:
                             await self._look_up(intake, cluster)
-                            await link.producer.partitions_for(intake.topic)
+                            await _follow_topic(link.producer, intake.topic)
                             asked[intake.topic] = now
                             intake.open(TopicOutlet(link, intake))
                         await self._follow(intake, link, cluster)
@@ -225,6 +225,12 @@ class Publisher:
             if problem != self._said:
                 logger.warning("Requests are answered 503 for now. %s", problem)
         self._said = problem or ""
+
+
+async def _follow_topic(producer: AIOKafkaProducer, topic: str) -> None:
+    """Its partitions, from now on. Those that a client found at its start it would forget with the next topic."""
+    await producer.client.add_topic(topic)
+    await producer.partitions_for(topic)
 
 
 def _told(error: Exception) -> str:

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 _STYLE: Final = """
 body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}
 code,pre{font:14px/1.4 ui-monospace,monospace;background:#f3f3f3;border-radius:4px;padding:.1em .3em}
-pre{padding:.6rem;overflow-x:auto}table{border-collapse:collapse;width:100%}
+pre{padding:.6rem;overflow-x:auto}h2 code{font-size:1.2rem}
+table{border-collapse:collapse;width:100%;table-layout:fixed}td:first-child{width:16rem;overflow-wrap:anywhere}
 td,th{border-bottom:1px solid #ddd;padding:.3rem .5rem;text-align:left;vertical-align:top}
 h2{margin-top:2.5rem}summary{cursor:pointer}
 @media(prefers-color-scheme:dark){body{color:#ddd;background:#181818}code,pre{background:#2a2a2a}td,th{border-color:#444}}

@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from producer.tokens import entry_for, new_token
-from tests.producer_process import ProducerProcess
+from tests.producer_process import ProducerProcess, serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -200,3 +200,43 @@ async def test_no_secret_is_told_where_settings_are_wrong(service_env: dict[str,
 
 def test_a_leak_would_be_seen() -> None:
     assert leaks(f"x {NAMED} y") == ["NAMED"]
+
+
+async def test_every_endpoint_asks_who_calls(service_env: dict[str, str], topic: Callable[..., str]) -> None:
+    name, other = topic(), topic()
+    tokens = ",".join(
+        [entry_for("all", PLAIN, []), entry_for("own", NAMED, [name]), entry_for("not", ELSEWHERE, ["x"])]
+    )
+    proxy = "application/vnd.kafka.json.v2+json"
+    records = b'{"records":[{"value":1}]}'
+    asks = [
+        ("/payloads", "application/json", b'{"data":[1]}', name),
+        ("/payloads", "application/x-ndjson", b"1\n2", name),
+        ("/events", "application/json", b"1", name),
+        (f"/topics/{name}", proxy, records, name),
+        (f"/topics/{name}/partitions/0", proxy, records, name),
+        (f"/topics/{other}", proxy, records, other),
+    ]
+    environment = {**service_env, "HTTP_TOKENS": tokens, "HTTP_GITHUB_SECRET": GITHUB, "KAFKA_TOPICS_ALLOWED": other}
+    async with (
+        serving(environment, name) as (_, url),
+        httpx.AsyncClient(base_url=url, trust_env=False, timeout=30) as client,
+    ):
+        for path, kind, body, to in asks:
+
+            async def ask(*, body: bytes = body, path: str = path, kind: str = kind, **headers: str) -> httpx.Response:
+                named = {header.replace("_", "-"): value for header, value in headers.items()}
+                return await client.post(path, content=body, headers={"content-type": kind, **named})
+
+            own = 200 if to == name else 403
+            answer = await ask(authorization=f"Bearer {PLAIN}")
+            assert answer.status_code == 200, (path, answer.text)
+            answer = await ask(authorization=f"Bearer {NAMED}")
+            assert answer.status_code == own, (path, answer.text)
+            assert (await ask(authorization=f"Bearer {ELSEWHERE}")).status_code == 403, path
+            assert (await ask(x_hub_signature_256="sha256=" + signed(body, GITHUB))).status_code == own, path
+            for refused in (await ask(), await ask(authorization=f"Bearer {SHOWN_WRONGLY}")):
+                assert refused.status_code == 401, path
+                assert refused.headers["www-authenticate"].startswith("Bearer"), path
+            forged = await ask(x_hub_signature_256="sha256=" + signed(body + b" ", GITHUB))
+            assert forged.status_code == (401 if to == name else 403), path

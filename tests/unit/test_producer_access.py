@@ -17,6 +17,7 @@ from pydantic import SecretStr
 
 from headrace.errors import SettingsError
 from headrace.management import Health
+from headrace.objects import ObjectName, Range, object_key, parse_key
 from headrace.settings import load
 from producer import cli
 from producer.access import Access, access_for
@@ -424,3 +425,28 @@ def test_secrets_are_masked_wherever_settings_are_printed() -> None:
     assert isinstance(settings.http_token, SecretStr)
     for secret in (TOKEN, GITHUB, STRIPE):
         assert secret not in repr(settings)
+
+
+# Names
+
+
+@given(
+    st.one_of(
+        st.text(max_size=20),
+        st.text("._-aZ09/\\\0%", max_size=5),
+        st.sampled_from([".", "..", "a/b", "_headrace", "\n"]),
+    )
+)
+def test_a_topic_that_is_taken_can_not_leave_its_place_in_s3(topic: str) -> None:
+    try:
+        ProducerSettings.model_validate({"kafka_topic": topic})
+    except ValueError:
+        return
+    key = object_key(prefix="p", topic=topic, partition=3, offsets=Range(5, 9), bucket="dt=1", suffix="jsonl")
+    folders = key.split("/")
+    assert folders[:3] == ["p", topic, "dt=1"]
+    assert len(folders) == 4
+    assert not {"", ".", ".."} & set(folders)
+    assert key.isascii()
+    assert key.isprintable()
+    assert parse_key(key) == ObjectName(topic, 3, Range(5, 9), "jsonl")
