@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 TICK_SECONDS: Final = 0.25
 STEPS_AT_A_TIME: Final = 16  # of inflating, a millisecond or two: then others have their turn
+_ENCODINGS: Final = frozenset({b"content-encoding", b"transfer-encoding"})
 PIECE_BYTES: Final = 65_536  # a body that comes two bytes at a time must not take twenty times its size
 
 
@@ -79,9 +80,7 @@ class Bodies:
         """
         if len(self.connections) > self._max_connections or len(self.requests) > self._max_requests:
             raise self._too_many()
-        coding = None
-        if b"content-encoding" in headers:
-            coding = _coding(headers[b"content-encoding"])
+        coding = None if _ENCODINGS.isdisjoint(headers) else _coding(headers)
         declared = int(headers.get(b"content-length", b"0"))  # 0, too, of a body in chunks
         if declared > self._max_length:
             raise self._too_long(declared)
@@ -192,13 +191,23 @@ class Bodies:
         )
 
 
-def _coding(content_encoding: bytes) -> Coding | None:
+def _coding(headers: dict[bytes, bytes]) -> Coding | None:
+    """Raises Problem for what can't be inflated. The server has taken chunks apart, and done nothing else."""
+    transfer = headers.get(b"transfer-encoding", b"chunked")
+    if transfer.strip().lower() != b"chunked":
+        raise Problem(
+            Kind.UNSUPPORTED,
+            f"Transfer-Encoding {transfer.decode('latin-1')} is not taken, but chunked alone. Content-Encoding may say "
+            "what the body is packed with.",
+        )
+    encoding = headers.get(b"content-encoding")
+    if encoding is None:
+        return None
     try:
-        return coding_of(content_encoding)
+        return coding_of(encoding)
     except ValueError:
         raise Problem(
             Kind.UNSUPPORTED,
-            f"Content-Encoding {content_encoding.decode('latin-1')} is not taken. Send one of {ACCEPTED}, or the body "
-            "as it is.",
+            f"Content-Encoding {encoding.decode('latin-1')} is not taken. Send one of {ACCEPTED}, or it as it is.",
             accept_encoding=ACCEPTED,
         ) from None

@@ -82,6 +82,19 @@ class Endpoint(ABC):
         """The answer when all is durable; None when the client went away before its body was whole."""
 
 
+def headers_of(scope: Scope) -> dict[bytes, bytes]:
+    """A request's headers by their names in lower case. One that stands there twice is a list (RFC 9110, 5.3), of which
+    nobody may pick a part: the last Content-Encoding, or the last Authorization.
+    """
+    raw = scope["headers"]
+    headers = dict(raw)
+    if len(headers) != len(raw):
+        headers = {}
+        for name, value in raw:
+            headers[name] = headers[name] + b", " + value if name in headers else value
+    return headers
+
+
 @lru_cache(4096)
 def accepted(payloads: int) -> Answer:
     """The answer to a request whose payloads are all durable."""

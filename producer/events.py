@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from headrace.jsontext import BadJson, check_value
 from producer.cloudevents import REQUIRED, Event, batched_events, binary_event, is_json, structured_event
-from producer.endpoint import Endpoint, accepted
+from producer.endpoint import Endpoint, accepted, headers_of
 from producer.errors import Answer, Kind, Problem
 from producer.keys import KeyPointer, Tagging
 from producer.payloads import LINES_TYPES, check_text
@@ -45,7 +45,7 @@ class Events(Endpoint):
         self._pointer = None if settings.key_pointer is None else KeyPointer(settings.key_pointer)
 
     async def _take(self, scope: Scope, receive: Receive) -> Answer | None:
-        headers = dict(scope["headers"])
+        headers = headers_of(scope)
         read = _reading(headers)
         tags = self._tagging.tags(scope, headers)
         caller = None

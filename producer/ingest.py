@@ -6,7 +6,7 @@ from enum import Enum, auto
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
-from producer.endpoint import Endpoint, accepted
+from producer.endpoint import Endpoint, accepted, headers_of
 from producer.errors import Answer, Kind, Problem
 from producer.keys import NO_TAGS, KeyPointer, Tagging
 from producer.payloads import LINES_TYPES, split_envelope, split_lines
@@ -55,6 +55,8 @@ class Ingest(Endpoint):
 
     async def _take(self, scope: Scope, receive: Receive) -> Answer | None:
         headers = dict(scope["headers"])
+        if len(headers) != len(scope["headers"]):
+            headers = headers_of(scope)
         form = _form(headers.get(b"content-type", b"")[:_LOOKED_AT])
         tags = NO_TAGS if self._has_no_tags(headers) else self._tagging.tags(scope, headers)
         caller = None

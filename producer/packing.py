@@ -29,6 +29,8 @@ _NO_LEADER_EPOCH: Final = -1
 _TRANSACTIONAL: Final = 0x10  # in the attributes
 _COUNTED_IN_HEAD: Final = 9  # leader epoch, format and CRC count as part of the batch's length
 _KEPT_SIZES: Final = 8_192  # values longer than that are not counted by the thousand
+_KEPT_WITH_HEADERS: Final = 1_024
+_NO_HEADERS: Final = 1  # byte, which says that there are none
 _KEPT_OFFSETS: Final = 32_768  # as many of the smallest records as a batch may have
 
 
@@ -186,10 +188,14 @@ _SAME_LENGTH: Final = (0, 64, 8_192, 1_048_576, 134_217_728, 2**31)
 """Below which number a varint has so many bytes."""
 
 
-@lru_cache(1024)
+@lru_cache(64)
 def _starts(width: int, rest: int) -> _Table:
-    """What stands before the offset in a record of a value's size, by the bytes of its offset and of its headers."""
-    return _Table(lambda size: varint(2 + width + len(_VALUES[size]) + size + rest) + b"\0\0", _KEPT_SIZES)
+    """What stands before the offset in a record of a value's size, by the bytes of its offset and of its headers.
+
+    Headers' lengths are the callers' choice: what is kept of all of them together is some MiB.
+    """
+    kept = _KEPT_SIZES if rest == _NO_HEADERS else _KEPT_WITH_HEADERS
+    return _Table(lambda size: varint(2 + width + len(_VALUES[size]) + size + rest) + b"\0\0", kept)
 
 
 def _encode_headers(headers: Headers) -> bytes:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import orjson
 
-from producer.endpoint import Endpoint
+from producer.endpoint import Endpoint, headers_of
 from producer.errors import Answer, Kind, Problem, answer
 from producer.keys import Tagging
 from producer.produce_requests import ANSWER_TYPE, answer_type, embedded_format, split_records
@@ -60,7 +60,7 @@ class RestProxy(Endpoint):
 
     async def _take(self, scope: Scope, receive: Receive) -> Answer | None:
         topic: str = scope["path_params"]["topic"]
-        headers = dict(scope["headers"])
+        headers = headers_of(scope)
         caller = None
         if self._admit is not None:
             caller = self._admit(scope, headers)

@@ -49,6 +49,8 @@ class Expected:
     fate: Fate
     payloads: Payloads | None = None
     """The values of its records, in order; None: not known here."""
+    source: bytes = b""
+    """Its body before it was packed or cut to chunks."""
     is_keyed: bool = False
     """Its records may go to several partitions, and its answer says where."""
 
@@ -180,6 +182,7 @@ def _request(rng: random.Random, made: Case, mark: str) -> None:
     """A well-formed request, whatever its body is."""
     path, make = rng.choice(_ENDPOINTS)
     media_type, body, fate, payloads = make(rng)
+    source = body
     headers = [(b"Host", b"x"), (b"Idempotency-Key", mark.encode())]
     if media_type:
         headers.append((b"Content-Type", media_type))
@@ -209,7 +212,7 @@ def _request(rng: random.Random, made: Case, mark: str) -> None:
         path = rng.choice([b"/nowhere", b"/payloads/", b"*", b"//events", b"/payloads%20"])
         fate, payloads = Fate.REFUSED, None
     made.stream += _framed(rng, path, headers, body)
-    made.expected.append(Expected(mark, fate, payloads, is_keyed=path == TOPIC_PATH))
+    made.expected.append(Expected(mark, fate, payloads, source, is_keyed=path == TOPIC_PATH))
 
 
 def _rest_body(rng: random.Random) -> Body:

@@ -50,12 +50,14 @@ class Ledger:
             if not case.is_http:
                 self.accepted += sum(answer.status == 200 for answer in answers)
                 self.refused += sum(answer.status != 200 for answer in answers)
-        streams = [case.stream for case, _ in self._cases if not case.is_http]
+        loose = [case for case, _ in self._cases if not case.is_http]
+        streams = [*(case.stream for case in loose), *(each.source for case in loose for each in case.expected)]
+        values = {value for case in loose for each in case.expected for value in each.payloads or ()}
         found += [
             f"Kafka has what nobody sent, under the mark {mark!r}: {record.value!r:.200}"
             for mark, left in by_mark.items()
             for record in left
-            if not any((record.value or b"") in stream for stream in streams)
+            if record.value not in values and not any((record.value or b"") in stream for stream in streams)
         ]
         return found
 

@@ -12,6 +12,7 @@ import pytest
 import zstandard
 
 from producer.bodies import Bodies
+from producer.endpoint import headers_of
 from producer.errors import Kind, Problem
 from producer.inflating import BLOCK_BYTES
 from producer.intake import Intake
@@ -160,3 +161,23 @@ async def test_what_is_signed_is_what_came_and_a_forged_bomb_is_not_inflated() -
         await bodies.read(sending(BOMB), {b"content-encoding": b"zstd"}, caller)
     assert caller.bodies == [BOMB]
     assert intake.budget.bytes == 0
+
+
+@pytest.mark.parametrize(("named", "taken"), [(b"chunked", True), (b" Chunked", True), (b"gzip, chunked", False)])
+async def test_what_is_packed_for_the_way_alone_is_not_taken_for_the_body(named: bytes, taken: bool) -> None:
+    bodies, intake = reader()
+    if taken:
+        assert await bodies.read(sending(b"x"), {b"transfer-encoding": named}) == b"x"
+    else:
+        with pytest.raises(Problem, match="Transfer-Encoding"):
+            await bodies.read(sending(b"x"), {b"transfer-encoding": named})
+    assert intake.budget.bytes == taken
+
+
+def test_a_header_that_stands_there_twice_is_a_list() -> None:
+    once = [(b"host", b"x"), (b"content-encoding", b"gzip")]
+    assert headers_of({"headers": once}) == dict(once)
+    assert headers_of({"headers": [*once, (b"content-encoding", b"identity")]}) == {
+        b"host": b"x",
+        b"content-encoding": b"gzip, identity",
+    }
