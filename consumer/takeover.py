@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 
-NAMING: Final = "S3_PREFIX, OBJECT_PATH, TIME_FIELD, TIME_FORMAT, TIME_ZONE, FORMAT and COMPRESSION"
+NAMING: Final = "S3_PREFIX, OBJECT_PATH, TIME_FIELD, TIME_FORMAT, TIME_ZONE, FORMAT, PARQUET_COLUMNS and COMPRESSION"
 """The settings that names and contents depend on, for people who have changed one."""
 
 

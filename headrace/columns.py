@@ -77,8 +77,6 @@ def joined(one: Kind, other: Kind) -> Kind:
         return one
     if one is Kind.NULL:
         return other
-    if Kind.REST in {one, other}:
-        return Kind.REST
     if {one, other} == {Kind.INT, Kind.FLOAT}:
         return Kind.FLOAT
     return Kind.TEXT if Kind.TEXT in {one, other} else Kind.JSON

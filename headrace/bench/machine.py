@@ -18,7 +18,8 @@ from headrace.nearby import configured
 PACKAGES: Final = ("aiokafka", "aiobotocore", "httptools", "msgspec", "orjson", "uvicorn", "uvloop", "zstandard")
 
 TUNING: Final = (
-    *("CHUNK_MAX_BYTES", "CHUNK_MAX_RECORDS", "COMPRESSION", "COMPRESSION_LEVEL", "FORMAT", "KAFKA_COMPRESSION"),
+    *("CHUNK_MAX_BYTES", "CHUNK_MAX_RECORDS", "COMPRESSION", "COMPRESSION_LEVEL", "FORMAT"),
+    *("KAFKA_COMPRESSION", "PARQUET_COLUMNS"),
     *("KAFKA_ISOLATION_LEVEL", "LINGER_MS", "MAX_CLAIMS", "MAX_LENGTH", "MAX_QUEUE", "MAX_WORKERS"),
     *("MEMORY_BUDGET_BYTES", "OBJECT_PATH", "LOG_LEVEL", "KAFKA_SECURITY_PROTOCOL"),
 )

@@ -122,6 +122,13 @@ def test_plain_payloads_are_lines_and_what_is_beside_them_is_small_lines_of_json
     assert list(decode_lines(odd.beside[0].content.splitlines(keepends=True)[3])) == [StoredRecord(3, 5, b"k", b"a\nb")]
 
 
+def test_payloads_without_a_timestamp_are_lines_too() -> None:
+    sent = [StoredRecord(offset, -1, None, b"x") for offset in range(3)]
+    found = packed(open_format("raw", "none"), [sent])
+    assert found.beside[0].content.splitlines()[2] == b'{"offset":2,"timestamp":null,"key":null,"headers":[]}'
+    assert read(open_format("raw", "none"), found) == sent
+
+
 def test_the_object_beside_is_found_from_the_name() -> None:
     offsets = Range(5, 9)
     for prefix, bucket in (("", ""), ("a/b", "dt=2026-11-22/hour=01"), ("t", ""), ("t/t", "t/x")):
