@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup up test unit check format lock coverage bench clean simulate chaos
+.PHONY: help setup up test unit check format lock coverage bench clean simulate chaos fuzz
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1mmake %-10s\033[0m %s\n", $$1, $$2}'
@@ -47,6 +47,10 @@ FAULTS ?= 200
 chaos: setup ## real processes and servers, killed, paused and cut off under load: FAULTS=200, SEED=… (docs/RELIABILITY.md)
 	$(BIN)/python -m tests.chaos --faults $(FAULTS) $(if $(SEED),--seed $(SEED))
 
+FUZZ ?= 60
+fuzz: setup ## random, truncated and hostile HTTP at a real producer, for so many seconds: FUZZ=3600, SEED=…
+	$(BIN)/python -m tests.fuzz --seconds $(FUZZ) $(if $(SEED),--seed $(SEED))
+
 check: setup ## format, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -59,6 +63,7 @@ format: setup ## format and mend what can be mended
 PURE := consumer/budget.py,consumer/checksum.py,consumer/chunk.py,consumer/claims.py,consumer/encode/*,consumer/folders.py,consumer/jobs.py
 PURE := $(PURE),consumer/lane.py,consumer/layout.py,consumer/moments.py,consumer/pointer.py,consumer/slots.py,consumer/takeover.py
 PURE := $(PURE),headrace/collection.py,headrace/columns.py,headrace/coverage.py,headrace/jsontext.py,headrace/objects.py,headrace/parquet.py
+PURE := $(PURE),headrace/s3/options.py,headrace/s3/parts.py
 PURE := $(PURE),producer/batches.py,producer/cloudevents.py,producer/inflating.py,producer/keys.py,producer/limits.py,producer/packing.py
 PURE := $(PURE),producer/partitioner.py,producer/payloads.py,producer/positions.py,producer/produce_requests.py,producer/rates.py
 PURE := $(PURE),producer/records.py,producer/signatures.py,producer/tokens.py
