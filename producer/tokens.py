@@ -47,10 +47,8 @@ class Tokens:
 
     def find(self, token: bytes) -> Caller | None:
         shown = hashlib.sha256(token).digest()
-        for digest in self._callers.keys() & {shown}:  # one at most
-            if hmac.compare_digest(digest, shown):
-                return self._callers[digest]
-        return None
+        known = next(iter(self._callers.keys() & {shown}), b"")
+        return self._callers[known] if hmac.compare_digest(known, shown) else None
 
 
 def parse_tokens(entries: Iterable[str]) -> dict[bytes, Caller]:
