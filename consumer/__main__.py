@@ -8,7 +8,7 @@ import sys
 
 def main() -> None:
     """Until SIGTERM or Ctrl-C; exits with 1 or 2 where that can't be."""
-    gc.disable()  # nothing of what is imported is garbage; looking through it is an eighth of the start
+    gc.disable()  # nothing of what is imported is garbage; looking through it is a tenth of the start
     import click
 
     from consumer.process import run
