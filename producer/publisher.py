@@ -17,7 +17,7 @@ from producer.metrics import TALLY
 from producer.transactions import Transactions
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from aiokafka import AIOKafkaProducer
 
@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 STUCK_AFTER: Final = 3.0  # times REQUEST_TIMEOUT_SECONDS; aiokafka retries an idempotent batch for ever
 PROBE_SECONDS: Final = 2.0
 PROBE_PATIENCE_SECONDS: Final = 3.0
+LEADERS_SECONDS: Final = 1.0
 LIMIT_ASKED_SECONDS: Final = 60.0
 FIRST_PAUSE_SECONDS: Final = 0.2
 LAST_PAUSE_SECONDS: Final = 3.0
@@ -122,7 +123,7 @@ class Publisher:
         producer = new_producer(self._settings)
         try:
             await producer.start()
-            await _follow_topic(producer, self._intake.topic)
+            await _learn(producer, self._intake)
         except BaseException:
             await close_producer(producer)
             raise
@@ -184,7 +185,7 @@ class Publisher:
                     async with asyncio.timeout(self._settings.request_timeout_seconds):
                         if not intake.is_open:
                             await self._look_up(intake, cluster)
-                            await _follow_topic(link.producer, intake.topic)
+                            await _learn(link.producer, intake)
                             asked[intake.topic] = now
                             intake.open(TopicOutlet(link, intake))
                         await self._follow(intake, link, cluster)
@@ -201,11 +202,15 @@ class Publisher:
             await asyncio.sleep(PROBE_SECONDS)
 
     async def _follow(self, intake: Intake, link: Link, cluster: KafkaCluster) -> None:
-        """Keys are spread over as many partitions as there are now. Raises TopicMissing."""
+        """Keys are spread over as many partitions as there are now, and leaders that come are seen.
+
+        aiokafka looks once a minute, and when a batch fails; who has no leader gets no batch. Raises TopicMissing.
+        """
         topic = await cluster.topic(intake.topic)
-        if len(topic.partitions) != intake.partition_count:
-            intake.partition_count = len(topic.partitions)
+        intake.partition_count = len(topic.partitions)
+        if len(_led(link.producer, intake)) < intake.partition_count:
             await link.producer.client.force_metadata_update()
+            intake.pump()
 
     async def _ask_limit(self, intake: Intake, cluster: KafkaCluster) -> None:
         told = await cluster.topic_config(intake.topic, "max.message.bytes")
@@ -227,10 +232,22 @@ class Publisher:
         self._said = problem or ""
 
 
-async def _follow_topic(producer: AIOKafkaProducer, topic: str) -> None:
-    """Its partitions, from now on. Those that a client found at its start it would forget with the next topic."""
-    await producer.client.add_topic(topic)
-    await producer.partitions_for(topic)
+async def _learn(producer: AIOKafkaProducer, intake: Intake) -> None:
+    """See that the producer knows all leaders; those of a topic that was just made come by and by.
+
+    After LEADERS_SECONDS it is left to the probe.
+    """
+    # Topics that it knows from its first look, which is at all, it forgets at the first look for certain ones.
+    await producer.client.add_topic(intake.topic)
+    await producer.partitions_for(intake.topic)
+    until = asyncio.get_running_loop().time() + LEADERS_SECONDS
+    while len(_led(producer, intake)) < intake.partition_count and asyncio.get_running_loop().time() < until:
+        await asyncio.sleep(0.02)
+        await producer.client.force_metadata_update()
+
+
+def _led(producer: AIOKafkaProducer, intake: Intake) -> Collection[int]:
+    return producer.client.cluster.available_partitions_for_topic(intake.topic) or ()
 
 
 def _told(error: Exception) -> str:

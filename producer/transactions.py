@@ -222,6 +222,7 @@ class Transactions:
             for part in bundle.parts:
                 batches[bundle.intake.topic, _partition(part)].append(part)
         for topic in {topic for topic, _ in batches}:
+            await producer.client.add_topic(topic)
             known = await producer.partitions_for(topic)
             if any(partition not in known for name, partition in batches if name == topic):
                 await producer.client.force_metadata_update()

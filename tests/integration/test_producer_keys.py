@@ -107,6 +107,7 @@ async def test_keys_meet_those_of_other_publishers_and_places_are_true(
         [None if key == b"21" else value for key, value in zip(keys, values, strict=True)], [("all", b"1")], keys, own
     )
     async with publishing(kafka.bootstrap, name, keyed_requests=mode) as intakes:
+        assert intakes[name].led_partitions == frozenset(range(PARTITIONS)), "it was just made, and all is known of it"
         places = await publish(intakes[name], records)
         again = await asyncio.gather(
             *(publish(intakes[name], Records([b"one %d" % n], keys=[b"key-%d" % n])) for n in range(40))
@@ -129,6 +130,8 @@ async def test_many_requests_at_once_are_each_whole_and_a_keys_records_stay_in_o
 ) -> None:
     name, other = topic(), topic()
     async with publishing(kafka.bootstrap, name, other) as intakes:
+        for intake in intakes.values():
+            assert intake.led_partitions == frozenset(range(PARTITIONS))
 
         async def one(connection: int) -> None:
             for number in range(15):
@@ -291,3 +294,23 @@ async def test_transactions_that_may_not_be_are_told_and_plain_requests_go_on(
         await publish(intakes[name], Records(keys, keys=keys[:1] * 30))
         await intakes[name].submit([b"plain"], [], 0)
         assert intakes[name].budget.payloads == 0
+
+
+async def test_a_topic_that_goes_away_takes_no_other_with_it(kafka: KafkaService, topic: Callable[..., str]) -> None:
+    name, goes = topic(), topic("goes")
+    async with publishing(kafka.bootstrap, name, goes, request_timeout_seconds=1) as intakes:
+        await intakes[goes].submit([b"1"], [], 0)
+        admin = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap)
+        await admin.start()
+        try:
+            await admin.delete_topics([goes])
+        finally:
+            await admin.close()
+        with contextlib.suppress(Problem):  # its batch is stuck, or goes to a topic made anew
+            await intakes[goes].submit([b"2"], [], 0)
+        for number in range(100):
+            with contextlib.suppress(Problem):  # while the producer with the stuck batch is replaced
+                await publish(intakes[name], Records([b"%d" % number], keys=[b"%d" % number]))
+            await asyncio.sleep(0.02)
+        assert intakes[name].acknowledged > 80
+        assert intakes[name].led_partitions == frozenset(range(PARTITIONS))

@@ -63,6 +63,9 @@ class World:
 
 
 class Client:
+    async def add_topic(self, topic: str) -> None:
+        pass
+
     async def force_metadata_update(self) -> None:
         pass
 
