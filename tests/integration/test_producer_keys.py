@@ -71,26 +71,20 @@ async def publish(intake: Intake, records: Records) -> list[Place]:
 
 
 async def records_of(bootstrap: str, topic: str, isolation: str = "read_committed") -> list[ConsumerRecord]:
-    """All that a reader sees, in each partition's order."""
-    consumer = AIOKafkaConsumer(
-        topic,
-        bootstrap_servers=bootstrap,
-        enable_auto_commit=False,
-        auto_offset_reset="none",
-        isolation_level=isolation,
-    )
-    await consumer.start()
-    try:
+    """All that a reader sees, in each partition's order, when no transaction is open any more."""
+    options = {"bootstrap_servers": bootstrap, "enable_auto_commit": False, "auto_offset_reset": "none"}
+    async with (
+        AIOKafkaConsumer(topic, **options) as everything,
+        AIOKafkaConsumer(topic, **options, isolation_level=isolation) as consumer,
+    ):
         partitions = sorted(consumer.assignment())
         await consumer.seek_to_beginning(*partitions)
-        ends = await consumer.end_offsets(partitions)
+        ends = await everything.end_offsets(partitions)
         found: list[ConsumerRecord] = []
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(60):
             while any([await consumer.position(tp) < ends[tp] for tp in partitions]):
                 for records in (await consumer.getmany(timeout_ms=100)).values():
                     found += records
-    finally:
-        await consumer.stop()
     return found
 
 
