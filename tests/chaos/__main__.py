@@ -29,7 +29,7 @@ def names(seed: int, form: str | None, object_path: str | None) -> dict[str, str
 @click.option("--only", multiple=True, help="Only kinds of harm whose names hold this; may be given again.")
 @click.option("--mutant", type=click.Choice(list(MUTANTS)), help="Put a mistake into the consumers first.")
 @click.option("--format", "form", help="What the consumers write. Default: the seed's choice.")
-@click.option("--object-path", help="Where to: `n={/n}/dt=%F` is a layout by a payload's field. Default: the seed's.")
+@click.option("--object-path", help="Where to: `of={/of}/dt=%F` is a layout by a payload's field. Default: the seed's.")
 @click.option("--keep", is_flag=True, help="Keep the processes' logs, also when nothing was violated.")
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 def main(

@@ -122,7 +122,7 @@ def draw_names(seed: int) -> Mapping[str, str]:
     dice = random.Random(f"names {seed}")
     return {
         "FORMAT": dice.choice(("jsonl", "jsonl", "jsonl", "raw", "parquet", "object")),
-        "OBJECT_PATH": dice.choice((DEFAULT_OBJECT_PATH, DEFAULT_OBJECT_PATH, "none", "n={/n}/dt=%F", "{key}/%F")),
+        "OBJECT_PATH": dice.choice((DEFAULT_OBJECT_PATH, DEFAULT_OBJECT_PATH, "none", "of={/of}/dt=%F", "{key}/%F")),
     }
 
 
