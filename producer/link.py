@@ -130,6 +130,16 @@ def offset_of(metadata: Any) -> int | None:
     return offset if offset >= 0 else None
 
 
+def heed_cancellation() -> None:
+    """Raises CancelledError if this task was cancelled, and the client took no notice.
+
+    Its calls wait by Python's wait_for, which up to 3.11 swallows a cancellation that comes along with the answer.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
 async def close_producer(producer: AIOKafkaProducer) -> None:
     """Close a producer that nobody waits for, within two seconds or so, whether Kafka is there or not.
 

@@ -12,7 +12,7 @@ from aiokafka.errors import KafkaError
 from headrace.errors import HeadraceError
 from headrace.kafka import TopicMissing, open_cluster
 from producer.codecs import codec_for
-from producer.link import Link, TopicOutlet, close_producer, new_producer
+from producer.link import Link, TopicOutlet, close_producer, heed_cancellation, new_producer
 from producer.metrics import TALLY
 from producer.transactions import Transactions
 
@@ -109,14 +109,16 @@ class Publisher:
             if self._others:
                 probes.append(asyncio.create_task(self._probe_others(link, cluster)))
             try:
+                heed_cancellation()
                 await link.broken.wait()
             except asyncio.CancelledError:
                 await link.retire(max(0.0, self._leave_by - asyncio.get_running_loop().time()))
                 raise
             finally:
-                for probe in probes:
-                    probe.cancel()
-                await asyncio.wait(probes)
+                while probes:  # a client's call may swallow a cancellation that comes along with its answer
+                    for probe in probes:
+                        probe.cancel()
+                    probes = list((await asyncio.wait(probes, timeout=PROBE_SECONDS / 2))[1])
         return link
 
     async def _start_producer(self) -> AIOKafkaProducer:

@@ -14,7 +14,7 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError, TransactionalI
 from producer.batches import BATCH_OVERHEAD
 from producer.codecs import codec_for, crc32c
 from producer.errors import Kind, Problem
-from producer.link import close_producer, new_producer, offset_of
+from producer.link import close_producer, heed_cancellation, new_producer, offset_of
 from producer.metrics import PUBLISH_SECONDS, TALLY
 from producer.packing import RecordBatch
 from producer.publication import UNKNOWN, settle
@@ -93,6 +93,7 @@ class Transactions:
 
     async def _next(self) -> list[Bundle]:
         """What waits, as much as goes into one transaction."""
+        heed_cancellation()
         while not (taken := self._take()):
             free = asyncio.get_running_loop().create_future()
             self._free.append(free)
@@ -162,6 +163,7 @@ class Transactions:
         """Another producer of the same id, as soon as there is one: until then the failed one's transaction is open."""
         pause = FIRST_PAUSE_SECONDS
         while True:
+            heed_cancellation()
             try:
                 async with asyncio.timeout(self._patience):
                     return await self._start(transactional_id)

@@ -241,6 +241,29 @@ async def test_ended_at_any_step_each_request_gets_its_true_answer(world: World,
     assert world.log[-1] == "close"
 
 
+@pytest.mark.parametrize("again", [False, True], ids=["first", "replacement"])
+async def test_a_cancellation_that_the_client_swallows_ends_it_all_the_same(
+    world: World, monkeypatch: pytest.MonkeyPatch, *, again: bool
+) -> None:
+    """Python 3.11's wait_for does that, when the answer comes at the same moment."""
+    swallowing = asyncio.Event()
+
+    async def start(_: FakeProducer) -> None:
+        if again and len(world.ids) == 1:
+            return
+        swallowing.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr(FakeProducer, "start", start)
+    world.fails["send 1"] = KafkaError()
+    async with running() as intake:
+        outcome = submit(intake, 1, 2)
+        async with asyncio.timeout(5):
+            await swallowing.wait()
+    assert await kind_of(outcome) is Kind.KAFKA_AWAY
+
+
 async def test_draining_shortens_the_wait_for_a_commit(world: World) -> None:
     world.fails["commit"] = None
     async with running(patience=1000) as intake:
