@@ -10,7 +10,10 @@ from consumer.encode import FormatName
 if TYPE_CHECKING:
     from tests.simulation.plan import Plan
 
-FORMATS: tuple[str, ...] = get_args(FormatName)
+FORMATS: dict[str, dict[str, Any]] = {
+    **{name: {"format": name} for name in get_args(FormatName)},
+    "columns": {"format": "parquet", "parquet_columns": "payload"},
+}
 LAYOUTS: dict[str, dict[str, Any]] = {
     "hours": {"object_path": "dt=%Y-%m-%d/hour=%H"},
     "flat": {"object_path": "none"},
@@ -19,7 +22,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "zone": {"object_path": "%F/%H%M", "time_zone": "Asia/Kathmandu"},
 }
 KINDS: dict[str, dict[str, Any]] = {
-    f"{form}/{layout}": {"format": form, **settings} for layout, settings in LAYOUTS.items() for form in FORMATS
+    f"{name}/{layout}": {**form, **settings} for layout, settings in LAYOUTS.items() for name, form in FORMATS.items()
 }
 BODIES_BYTES = {"object": 10_000, "parquet": 50_000}
 """Those of the chunks under way: held, and counted, beside the budget. Records are tiny here, some bodies larger."""

@@ -26,6 +26,7 @@ def test_every_pair_meets_every_kind_of_schedule() -> None:
         ("object/hours", ".json"),
         ("raw/flat", ".txt"),
         ("parquet/hours", "parquet"),
+        ("columns/flat", "parquet"),
         ("jsonl/key", "key=b%2F../partition=0"),
         ("jsonl/field", "c=de"),
         ("jsonl/zone", "45"),
