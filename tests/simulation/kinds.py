@@ -48,7 +48,8 @@ def with_kind(plan: Plan, kind: str, seed: int) -> Plan:
             case 0:
                 found.others = ({"object_path": "at=%Y%m%dT%H%M", "time_field": "", "time_format": "iso8601"},)
             case 1:
-                found.others = ({"format": "object" if own["format"] == "jsonl" else "jsonl"},)
+                other = "object" if own["format"] == "jsonl" else "jsonl"
+                found.others = ({"format": other, "parquet_columns": "envelope"},)
             case _:
                 # What another prefix has is not looked at: a group that is set back would archive it again.
                 found.others, found.resets = ({"s3_prefix": "q"},), {"nothing": 1.0}
