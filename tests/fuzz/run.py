@@ -93,7 +93,7 @@ async def fuzz(
                 break
             await _round(process, url, kafka, batch, outcome)
             outcome.seconds = time.monotonic() - began
-            say(str(outcome).splitlines()[0])
+            say("; ".join(str(outcome).splitlines()[:2]))
             if outcome.seconds >= seconds and outcome.cases >= cases:
                 break
         if process.process.poll() is not None:
