@@ -1,6 +1,6 @@
 """Pages publish from browsers: what Chromium asks is answered, and where there is a Chromium, it is asked to do it.
 
-Without one the requests are those that Chromium 156 sent in this very test, so nothing is skipped.
+Without one the requests are written here after what the fetch standard has browsers send, so nothing is skipped.
 """
 
 from __future__ import annotations

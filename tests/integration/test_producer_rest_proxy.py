@@ -24,7 +24,7 @@ pytestmark = pytest.mark.stack
 V2 = "application/vnd.kafka.v2+json"
 JSON, BINARY = ({"Content-Type": f"application/vnd.kafka.{name}.v2+json", "Accept": V2} for name in ("json", "binary"))
 
-# Confluent's documentation, "API reference", v2, POST /topics/(string: topic_name): its two examples.
+# Written after Confluent's documentation, "API reference", v2, POST /topics/(string: topic_name).
 DOCUMENTED_BINARY = b"""{
   "records": [
     {
@@ -49,7 +49,7 @@ DOCUMENTED_JSON = b"""{
 }"""
 LINE = b'{"@timestamp":"2026-11-23T01:00:00.000000Z","log":"line","cpu_p":0.10000000000000001}'
 FLUENT_BIT = b'{"records":[{"value":%s}]}' % LINE
-"""As its output kafka-rest sends it (fluent-bit 3, plugins/out_kafka_rest)."""
+"""The form that Fluent Bit's output kafka-rest has, after its source; not a recording."""
 
 
 def raw(path: str, type_: str, body: bytes, *, accept: str = V2) -> bytes:
