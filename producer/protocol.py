@@ -18,8 +18,8 @@ READ_BYTES: Final = 8_192
 """At a time from a connection: most requests are shorter. uvloop would read 256,000, from a thousand connections before
 the first of their requests is looked at."""
 HEAD_BYTES: Final = 65_536
-FRAMING: Final = 8
-"""Bytes that a byte of a body may take on its way, at most: a piece of one byte has five around it."""
+FRAMING: Final = 12
+"""Bytes around a piece of a body that comes in pieces; what a client adds to these counts as the head does."""
 LEFTOVER_BYTES: Final = 16 * 1024 * 1024
 """Of a body that is answered already: who sends more is cut off, though the answer may be lost to it."""
 _BUFFER: Final = memoryview(bytearray(READ_BYTES))
@@ -101,9 +101,11 @@ class Connection(HttpToolsProtocol):
     idle_since: float | None = None
     """The loop's time of the last answer, until something comes."""
     came: int = 0
-    """Bytes since the last answer."""
+    """Bytes since the last answer, or the last request's end."""
     body_came: int = 0
-    """Of these: those of bodies."""
+    """Of these: those of a body."""
+    pieces_came: int = 0
+    """Of that body, where it comes in pieces."""
     waited_since: float | None = None
     """The loop's time when `end_slow_heads` first saw that the next request's head, or the rest of an answered body, is
     waited for."""
@@ -127,9 +129,20 @@ class Connection(HttpToolsProtocol):
                 self.flow.pause_reading()
             cycle.message_event.set()
 
+    def on_chunk_header(self) -> None:
+        self.pieces_came += 1
+
+    def on_message_complete(self) -> None:
+        """As uvicorn's; what comes now is the next head."""
+        self.came = self.body_came = self.pieces_came = 0
+        cycle = cast("Any", self.cycle)
+        if not cycle.response_complete:
+            cycle.more_body = False
+            cycle.message_event.set()
+
     def on_response_complete(self) -> None:
         self.joined.flush()  # to a HEAD there is no body
-        self.came = self.body_came = 0
+        self.came = self.body_came = self.pieces_came = 0
         if self.pipeline or self.transport.is_closing():
             super().on_response_complete()
             return
@@ -151,7 +164,7 @@ class Connection(HttpToolsProtocol):
 
     def check_length(self) -> None:
         """Ends the connection where more comes than is kept or looked at."""
-        if self.came - FRAMING * self.body_came > HEAD_BYTES:
+        if self.came - self.body_came - FRAMING * self.pieces_came > HEAD_BYTES:
             self.refuse(
                 Kind.HEAD_TOO_LONG,
                 f"The head, with all that is no body, has more than {HEAD_BYTES} bytes.",

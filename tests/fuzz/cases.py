@@ -171,8 +171,7 @@ def _hostile(rng: random.Random, made: Case) -> None:
         if b"Content-Length" not in framing and b"Transfer-Encoding" not in framing:
             framing += b"\r\nContent-Length: %d" % len(body)
     made.stream += head + framing + b"\r\n\r\n" + body
-    is_long = len(framing) > MAX_LENGTH and bool(made.expected)  # after a long body a head may be longer, too
-    made.expected.append(Expected(mark, Fate.EITHER if is_long else Fate.REFUSED))
+    made.expected.append(Expected(mark, Fate.REFUSED))
     if rng.random() < 0.5:
         _request(rng, made, f"{made.number}.last")
     made.is_http = False

@@ -382,6 +382,29 @@ async def test_trailers_have_no_more_either(piece: bytes) -> None:
     line.hang_up()
 
 
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_what_comes_after_a_long_body_has_no_more_for_that(chunked: bool) -> None:
+    line = Line(answering(HEAD, body(b"ok")))
+    if chunked:
+        line.read(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n30d40\r\n")
+    else:
+        line.read(b"POST / HTTP/1.1\r\nContent-Length: 200001\r\n\r\n")
+    for _ in range(25):
+        assert line.read(b"x" * 8000) == b""
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    if chunked:
+        line.read(b"\r\n0\r\n")
+    else:
+        line.read(b"xPOST / HTTP/1.1\r\n")
+    sent = 0
+    while not (line.wire.closed or line.wire.paused):
+        line.read(b"X: y\r\n" * 1000)
+        sent += 6000
+        assert sent < HEAD_BYTES + 10_000
+    line.hang_up()
+
+
 async def test_a_long_body_in_pieces_of_one_byte_is_no_head() -> None:
     line = Line(answering(HEAD, body(b"ok")))
     left = line.read(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 40_000)
