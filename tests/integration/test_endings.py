@@ -107,6 +107,12 @@ async def test_sigterm_under_full_load_hands_over_at_once(new_trial: NewTrial, c
     session = {"SESSION_TIMEOUT_SECONDS": "30", "UPLOAD_TIMEOUT_SECONDS": "5"}
     async with load(it):
         running = [it.start(**session) for _ in range(consumers)]
+
+        async def all_there() -> bool:
+            async with it.cluster() as cluster:
+                return len((await cluster.group(it.group)).members) == consumers
+
+        await it.eventually(all_there)
         await served(it, [0] * it.partitions)
         began = time.monotonic()
         for process in running:

@@ -104,6 +104,7 @@ async def test_more_connections_than_may_be_and_management_still_answers(
         async with lines(url, 40) as full:
             for line in full:
                 line.write(POST + b"Content-Length: 100\r\n\r\n{")
+            await until_metric(f"http://127.0.0.1:{port}", "headrace_producer_waiting_bytes", 40)
             async with lines(url, 9) as more:
                 for line in more:
                     line.write(POST + b"Content-Length: 12\r\n\r\n" + b'{"data":[1]}')

@@ -150,6 +150,9 @@ def test_damage_is_told_or_harmless(packer: str, data: st.DataObject) -> None:
     except BadPacking:
         return
     if packer in {"zlib", "gzip"}:
+        # isal lets gzip's reserved flags pass, which zlib refuses; what they tell changes no content.
+        if packer == "gzip" and len(packed) > 3:
+            packed[3] &= 0x1F
         assert found == zlib.decompressobj(15 if packer == "zlib" else 31).decompress(packed)
 
 
