@@ -102,6 +102,8 @@ def test_attributes_are_their_canonical_strings_and_unset_ones_are_not_there() -
         (body(id=None), 'no "id"', "id"),
         (body(source=""), '"source" is empty', "source"),
         (body(subject=""), '"subject" is empty', "subject"),
+        (body(id=1), "is no string", "id"),
+        (body(source=True), "is no string", "source"),
         (body(type={"a": 1}), "neither a string", "type"),
         (body(n=1.5), "neither a string", "n"),
         (body(specversion="0.3"), "1.0 is what is known", "specversion"),
