@@ -35,7 +35,7 @@ class S3(Server):
                 f"Choose one below {_HIGHEST_PORT + 1}."
             )
         super().__init__(data.absolute(), log or data.absolute() / "s3.log")
-        spare = free_ports(5, twins=True, but=frozenset({port or 0}))
+        spare = free_ports(5, twins=True, but=frozenset() if port is None else frozenset({port, port + TWIN}))
         self.port = port or spare[0]
         self._inner_ports = spare[1:]
         self.bucket = bucket
@@ -71,7 +71,7 @@ class S3(Server):
         require_free(self.port, "The S3 server", way_out)
         require_free(self.port + TWIN, f"The S3 server on port {self.port} needs its twin too and", way_out)
         if not all(is_free(port) and is_free(port + TWIN) for port in self._inner_ports):
-            self._inner_ports = free_ports(4, twins=True, but=frozenset({self.port}))
+            self._inner_ports = free_ports(4, twins=True, but=frozenset({self.port, self.port + TWIN}))
         self.data.mkdir(parents=True, exist_ok=True)
         jars.require_space(self.data, 100_000_000, "the S3 server's data")
         # It would take up the options of the run before, which may have had other ports.

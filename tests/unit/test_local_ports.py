@@ -49,3 +49,12 @@ def test_s3_says_which_ports_it_cannot_have(tmp_path: Path) -> None:
     with pytest.raises(Exception, match=r"can't use port 55536.*Choose one below 55536"):
         S3(tmp_path, port=55_536)
     assert S3(tmp_path, port=55_535).endpoint == "http://127.0.0.1:55535"
+
+
+def test_s3s_ports_are_apart_from_their_twins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SeaweedFS refuses a port that another one's gRPC needs."""
+    monkeypatch.setattr("headrace.local.ports._FIRST", 8_333 + TWIN - 8)
+    monkeypatch.setattr("headrace.local.ports._LAST", 8_333 + TWIN + 8)
+    monkeypatch.setattr("headrace.local.ports.is_free", lambda _: True)
+    for _ in range(20):
+        assert len(S3(tmp_path, port=8_333).ports) == 10
