@@ -4,6 +4,7 @@ interpreter go on with other work meanwhile. The same input gives the same bytes
 
 from __future__ import annotations
 
+import struct
 from io import BytesIO
 from typing import Any, Final, Literal
 
@@ -25,6 +26,77 @@ _GZIP_WRAPPER: Final = 16
 _WINDOW_BITS: Final = 15
 
 
+_HEAD: Final = struct.Struct("<IBB")
+_LONG_HEAD: Final = struct.Struct("<IBBQ")
+_ROOM: Final = _LONG_HEAD.size - _HEAD.size
+_ZSTD_MAGIC: Final = 0xFD2FB528
+_HAS_CHECKSUM: Final = 0x04
+_EIGHT_BYTES_OF_SIZE: Final = 0xC0
+
+_IN_AND_OUT_BYTES: Final = 2 * 128 * 1024
+_GZIP_CODER_BYTES: Final = 384 * 1024
+
+
+def _zstd_options(level: int, *, sized: bool) -> Any:
+    near = {"window_log": _NEAR} if level == 1 else {}
+    return zstandard.ZstdCompressionParameters.from_level(level, write_content_size=sized, write_checksum=True, **near)
+
+
+def coder_bytes(kind: Compression, level: int) -> int:
+    """Bytes of memory that a Coder holds beside what it has written, about."""
+    if kind != "zstd":
+        return _GZIP_CODER_BYTES
+    options = _zstd_options(level, sized=False)
+    context: int = options.estimated_compression_context_size()
+    window: int = 1 << options.window_log
+    return context + window + _IN_AND_OUT_BYTES
+
+
+class Coder:
+    """An object's body that is compressed while more of it comes: one zstd frame with its content's size, or one gzip
+    member. Not for two threads at a time.
+
+    zstd wants the content's size before it begins, in the frame's head, and readers want it there (`decompress` of
+    Python's zstandard refuses a frame without): room is left, and the head written anew when all is there (RFC 8878,
+    3.1.1.1).
+    """
+
+    def __init__(self, kind: Literal["zstd", "gzip"], level: int) -> None:
+        self._idle = coder_bytes(kind, level)
+        self._body = BytesIO()
+        self._taken = 0
+        self._coder: Any
+        self._is_zstd = kind == "zstd"
+        if self._is_zstd:
+            self._body.write(bytes(_ROOM))
+            self._coder = zstandard.ZstdCompressor(compression_params=_zstd_options(level, sized=False)).compressobj()
+        else:
+            self._coder = isal_zlib.compressobj(level, wbits=_GZIP_WRAPPER + _WINDOW_BITS)
+
+    @property
+    def held(self) -> int:
+        """Bytes of memory."""
+        return self._body.tell() + self._idle
+
+    def write(self, parts: list[bytes]) -> None:
+        """Compress these parts. They are let go one by one: the list is empty afterwards."""
+        parts.reverse()
+        while parts:
+            part = parts.pop()
+            self._taken += len(part)
+            self._body.write(self._coder.compress(part))
+
+    def end(self) -> bytes:
+        """The whole body. Nothing may be called afterwards."""
+        self._body.write(self._coder.flush())
+        if self._is_zstd:
+            magic, descriptor, window = _HEAD.unpack_from(self._body.getbuffer(), _ROOM)
+            assert (magic, descriptor) == (_ZSTD_MAGIC, _HAS_CHECKSUM), "a head without a size or a dictionary"
+            self._body.seek(0)
+            self._body.write(_LONG_HEAD.pack(magic, descriptor | _EIGHT_BYTES_OF_SIZE, window, self._taken))
+        return self._body.getvalue()
+
+
 def compress(parts: list[bytes], kind: Compression, level: int) -> bytes:
     """The parts, one after the other, as one zstd frame with its content's size, or one gzip member, or as they are.
 
@@ -33,10 +105,7 @@ def compress(parts: list[bytes], kind: Compression, level: int) -> bytes:
     """
     coder: Any = None
     if kind == "zstd":
-        near = {"window_log": _NEAR} if level == 1 else {}
-        options = zstandard.ZstdCompressionParameters.from_level(
-            level, write_content_size=True, write_checksum=True, **near
-        )
+        options = _zstd_options(level, sized=True)
         coder = zstandard.ZstdCompressor(compression_params=options).compressobj(size=sum(map(len, parts)))
     elif kind == "gzip":
         coder = isal_zlib.compressobj(level, wbits=_GZIP_WRAPPER + _WINDOW_BITS)

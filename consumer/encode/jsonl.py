@@ -51,8 +51,10 @@ _BEGIN: Final = b'{"offset":'
 _CLOCK: Final = b',"timestamp":%d,"key":null,"headers":[],"value":'
 _END: Final = b"}\n"
 
-_BLOCK: Final = 256
-"""Lines that are written at once: few enough that all of it stays in the processor's cache."""
+_BLOCK: Final = 250
+"""Lines that are written at once: few enough that all of it stays in the processor's cache. Blocks end where offsets are
+a multiple of it, if they come one after the other: then all offsets of a block have the same begin."""
+_ENDS: Final = [b"%03d" % end for end in range(1000)]
 _offset, _timestamp, _key, _value, _headers = map(attrgetter, ("offset", "timestamp", "key", "value", "headers"))
 
 _scan: Final = msgspec.json.Decoder(msgspec.Raw).decode
@@ -67,7 +69,10 @@ def encode_lines(records: Sequence[Record]) -> bytes:
 
 def line_blocks(records: Sequence[Record]) -> list[bytes]:
     """The same lines, some hundred at a time."""
-    return [_block(records[at : at + _BLOCK]) for at in range(0, len(records), _BLOCK)]
+    if not records:
+        return []
+    first = _BLOCK - records[0].offset % _BLOCK
+    return [_block(records[:first])] + [_block(records[at : at + _BLOCK]) for at in range(first, len(records), _BLOCK)]
 
 
 def _block(records: Sequence[Record]) -> bytes:
@@ -89,14 +94,25 @@ def _plain_lines(records: Sequence[Record]) -> bytes | None:
     clocks = {time: _CLOCK % time for time in set(times)}  # writing numbers costs most; few of these differ
     if NO_TIMESTAMP in clocks or not _are_json(values):
         return None
-    pieces: list[Any] = [_BEGIN] * (5 * len(records))
-    pieces[1::5] = orjson.dumps(list(map(_offset, records)))[1:-1].split(b",")
-    pieces[2::5] = map(clocks.__getitem__, times)
-    pieces[3::5] = values
-    pieces[4::5] = [_END] * len(records)
+    begin, offsets = _offsets(records)
+    pieces: list[Any] = [_END + begin] * (4 * len(records))
+    pieces[0] = begin
+    pieces[1::4] = offsets
+    pieces[2::4] = [clocks[times[0]]] * len(records) if len(clocks) == 1 else map(clocks.__getitem__, times)
+    pieces[3::4] = values
+    pieces.append(_END)
     lines = b"".join(pieces)
     # JSON begins and ends with ASCII, so no two bad ends make something good.
     return lines if _CR not in lines and _is_utf8(lines) else None
+
+
+def _offsets(records: Sequence[Record]) -> tuple[bytes, list[bytes]]:
+    """How each line begins, and what ends its record's offset."""
+    first, last = records[0].offset, records[-1].offset
+    head, end = divmod(first, 1000)
+    if head and last - first == len(records) - 1 and last // 1000 == head:  # offsets grow: none is left out
+        return b"%b%d" % (_BEGIN, head), _ENDS[end : end + len(records)]
+    return _BEGIN, orjson.dumps(list(map(_offset, records)))[1:-1].split(b",")
 
 
 def _line(record: Record) -> bytes:

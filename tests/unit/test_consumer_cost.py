@@ -96,7 +96,7 @@ def test_a_record_that_waits_is_a_piece_of_a_long_line() -> None:
     del source
     gc.collect()
     assert (sys.getallocatedblocks() - before) / RECORDS <= BLOCKS_HELD_A_RECORD
-    assert chunk.size == sum(len(part) for bucket in chunk.close()[1].buckets for part in bucket.parts)
+    assert chunk.cargo.size == sum(len(part) for bucket in chunk.close()[1].buckets for part in bucket.parts)
 
 
 def test_consume_loads_nothing_that_it_does_not_need() -> None:
