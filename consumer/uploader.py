@@ -95,14 +95,6 @@ class Bundle(Body):
         return len(self.stored)
 
 
-def _end(bucket: Bucket) -> bytes:
-    """The rest of its lines go behind what its coder has, which ends with that."""
-    assert bucket.coder is not None
-    coder, bucket.coder = bucket.coder, None
-    coder.write(bucket.take_waiting())
-    return coder.end()
-
-
 def missing_objects(
     layout: Layout, partition: TopicPartition, offsets: Range, cargo: Cargo
 ) -> tuple[list[tuple[str, Bucket]], int]:
@@ -237,10 +229,9 @@ class Uploader:
         folder = self._layout.folder(bucket.path, partition.topic, partition.partition)
         place = Place(self._layout.prefix, partition.topic, partition.partition, offsets, folder, bucket.records)
         size = bucket.waiting
-        if bucket.coder is None:
-            packed = self._form.pack(bucket.take_waiting(), place)  # lets the parts go
-        else:
-            packed = Packed(_end(bucket))
+        rest = bucket.take_waiting()  # which both let go
+        packed = self._form.pack(rest, place) if bucket.coder is None else Packed(bucket.coder.end(rest))
+        bucket.coder = None
         if not self._form.one_by_one or size >= TRIM_FROM_BYTES:
             trim()
         return packed, hashlib.sha256(packed.content).hexdigest()

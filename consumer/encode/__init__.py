@@ -13,7 +13,18 @@ from consumer.encode.raw import Raw
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["Beside", "Codec", "Coder", "ColumnsOf", "Compression", "Format", "FormatName", "Packed", "Place", "open_format"]
+__all__ = [
+    "Beside",
+    "Codec",
+    "Coder",
+    "ColumnsOf",
+    "Compression",
+    "Format",
+    "FormatName",
+    "Packed",
+    "Place",
+    "open_format",
+]
 
 FormatName = Literal["jsonl", "raw", "parquet", "object"]
 

@@ -1,5 +1,6 @@
 """Compression of a whole object, piece by piece: the pieces are never joined. Called in threads; both coders let the
-interpreter go on with other work meanwhile. The same input gives the same bytes.
+interpreter go on with other work meanwhile. A body that was compressed as it came has the same content as one that was
+compressed at once, though not the same bytes.
 """
 
 from __future__ import annotations
@@ -86,8 +87,9 @@ class Coder:
             self._taken += len(part)
             self._body.write(self._coder.compress(part))
 
-    def end(self) -> bytes:
-        """The whole body. Nothing may be called afterwards."""
+    def end(self, parts: list[bytes]) -> bytes:
+        """The whole body, these parts its last. Nothing may be called afterwards."""
+        self.write(parts)
         self._body.write(self._coder.flush())
         if self._is_zstd:
             magic, descriptor, window = _HEAD.unpack_from(self._body.getbuffer(), _ROOM)

@@ -54,9 +54,10 @@ class Format(ABC):
     """How records become objects. Whoever has the same records in the same place makes the same names of them.
 
     Between `encode` and `pack` a record waits as bytes, which are counted and bounded. Where a format has a coder, many
-    of a bucket may go there before the others are known; its end is the object then, and nothing is packed. No call knows anything but its
-    arguments, and both may run in any thread, several at a time. Compression is told by suffix and content type;
-    Content-Encoding stays unset, so that no HTTP client unpacks an object behind its reader's back.
+    of a bucket may go there before the others are known; its end is the object then, and nothing is packed. Neither
+    call knows anything but its arguments, and both may run in any thread, several at a time. Compression is told by
+    suffix and content type; Content-Encoding stays unset, so that no HTTP client unpacks an object behind its reader's
+    back.
     """
 
     one_by_one: ClassVar[bool] = False

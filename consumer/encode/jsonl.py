@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections import deque
-from itertools import accumulate, repeat
+from itertools import accumulate, pairwise, repeat
 from operator import attrgetter, contains
 from typing import TYPE_CHECKING, Any, Final
 
@@ -52,9 +52,10 @@ _CLOCK: Final = b',"timestamp":%d,"key":null,"headers":[],"value":'
 _END: Final = b"}\n"
 
 _BLOCK: Final = 250
-"""Lines that are written at once: few enough that all of it stays in the processor's cache. Blocks end where offsets are
-a multiple of it, if they come one after the other: then all offsets of a block have the same begin."""
+"""Lines that are written at once: few enough that all of it stays in the processor's cache. Where no offset is left
+out, blocks end at multiples of it: then all of a block begin with the same digits."""
 _ENDS: Final = [b"%03d" % end for end in range(1000)]
+"""What an offset's last three digits may be."""
 _offset, _timestamp, _key, _value, _headers = map(attrgetter, ("offset", "timestamp", "key", "value", "headers"))
 
 _scan: Final = msgspec.json.Decoder(msgspec.Raw).decode
@@ -71,8 +72,8 @@ def line_blocks(records: Sequence[Record]) -> list[bytes]:
     """The same lines, some hundred at a time."""
     if not records:
         return []
-    first = _BLOCK - records[0].offset % _BLOCK
-    return [_block(records[:first])] + [_block(records[at : at + _BLOCK]) for at in range(first, len(records), _BLOCK)]
+    ends = [*range(_BLOCK - records[0].offset % _BLOCK, len(records), _BLOCK), len(records)]
+    return [_block(records[start:end]) for start, end in pairwise([0, *ends])]
 
 
 def _block(records: Sequence[Record]) -> bytes:
