@@ -10,6 +10,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
+# Tests and benchmarks start hundreds of processes: each would compile all of its modules again, 0.8 s of CPU.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help setup up test unit check format lock coverage bench clean simulate chaos fuzz
 
 help: ## this list
