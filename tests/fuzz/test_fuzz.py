@@ -11,7 +11,7 @@ import pytest
 from tests.fuzz.cases import Case, Ending, Expected, Fate, case
 from tests.fuzz.client import Answer, Violation, take_answer
 from tests.fuzz.ledger import Ledger
-from tests.fuzz.run import fuzz
+from tests.fuzz.run import Outcome, fuzz
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,11 +35,27 @@ def test_a_seed_and_a_number_are_a_case() -> None:
 async def test_what_is_accepted_is_there_and_all_else_is_refused(
     kafka: KafkaService, service_env: dict[str, str], topic: Callable[..., str]
 ) -> None:
-    outcome = await fuzz(service_env, topic("fuzz"), seed=20261123, cases=600)
+    outcome = await fuzz(service_env, topic("fuzz"), seed=20261123, cases=800)
     assert not outcome.violations, str(outcome)
     assert outcome.accepted > 300
     assert outcome.refused > 300
     assert outcome.records > 1_000
+    assert len(outcome.memory) == 4  # enough of them to tell growth
+
+
+@pytest.mark.parametrize(
+    ("mebibytes", "grown"),
+    [
+        ([50, 57, 90], 0),
+        ([50, 57, 90, 58], 1),
+        ([50, 57, 90, 91], 33),
+        ([50, 57, 58, 90, 59, 90], 2),
+        ([57, 50, *range(57, 70)], 11),
+        ([50, 57, 54, 53], -4),
+    ],
+)
+def test_memory_grows_when_no_round_goes_back_to_what_the_first_had(mebibytes: list[int], grown: int) -> None:
+    assert Outcome(1, memory=mebibytes).grown == grown
 
 
 def record(mark: str, value: bytes, offset: int, partition: int = 0) -> Any:
