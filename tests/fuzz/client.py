@@ -8,6 +8,7 @@ import json
 import re
 import socket
 import struct
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -101,19 +102,24 @@ def _read_proxys(status: int, headers: dict[bytes, bytes], content: dict[str, An
     )
 
 
-async def send(host: str, port: int, case: Case) -> list[Answer]:
-    """All answers, in their order. Raises Violation where a well-formed request has none, or an answer is none."""
+async def send(host: str, port: int, case: Case) -> tuple[list[Answer], float]:
+    """All answers, in their order, and the seconds until the last byte was sent: on a busy machine that may take long.
+
+    Raises Violation where a well-formed request has no answer, or an answer is none.
+    """
     reader, writer = await asyncio.open_connection(host, port)
     if case.ending is Ending.RESET:
         linger = writer.get_extra_info("socket")
         linger.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     answers: list[Answer] = []
+    began = time.monotonic()
     writing = asyncio.create_task(_write(writer, case))
     try:
         await _receive(reader, writing, case, answers)
     finally:
         writing.cancel()
         await asyncio.wait([writing])
+        ended = time.monotonic() if writing.cancelled() else writing.result()
         writer.close()
         with contextlib.suppress(OSError):
             await writer.wait_closed()
@@ -121,10 +127,11 @@ async def send(host: str, port: int, case: Case) -> list[Answer]:
         raise Violation(f"{len(case.expected)} requests, and only {len(answers)} answers: {answers}")
     if len(answers) > len(case.expected) and case.is_http:
         raise Violation(f"{len(case.expected)} requests, and {len(answers)} answers: {answers}")
-    return answers
+    return answers, ended - began
 
 
-async def _write(writer: asyncio.StreamWriter, case: Case) -> None:
+async def _write(writer: asyncio.StreamWriter, case: Case) -> float:
+    """When all was sent, or nobody took any more."""
     with contextlib.suppress(OSError):
         at = 0
         for cut in [*case.cuts, len(case.stream)]:
@@ -136,10 +143,11 @@ async def _write(writer: asyncio.StreamWriter, case: Case) -> None:
             writer.write_eof()
         elif case.ending in {Ending.CLOSE, Ending.RESET}:
             writer.close()
+    return time.monotonic()
 
 
 async def _receive(
-    reader: asyncio.StreamReader, writing: asyncio.Task[None], case: Case, answers: list[Answer]
+    reader: asyncio.StreamReader, writing: asyncio.Task[float], case: Case, answers: list[Answer]
 ) -> None:
     received = b""
     goes = case.ending in {Ending.CLOSE, Ending.RESET}

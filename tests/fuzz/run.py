@@ -15,7 +15,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from tests.fuzz.cases import MAX_LENGTH, case
 from tests.fuzz.client import Violation, send
-from tests.fuzz.ledger import Ledger
+from tests.fuzz.ledger import PATIENCE_SECONDS, Ledger
 from tests.producer_process import serving
 
 if TYPE_CHECKING:
@@ -39,8 +39,8 @@ SETTLED_SECONDS: Final = 30.0
 SETTINGS: Final = {
     "MAX_LENGTH": str(MAX_LENGTH),
     "MEMORY_BUDGET_BYTES": "3000000",
-    "BODY_TIMEOUT_SECONDS": "1",
-    "HEADER_TIMEOUT_SECONDS": "1",
+    "BODY_TIMEOUT_SECONDS": str(PATIENCE_SECONDS),
+    "HEADER_TIMEOUT_SECONDS": str(PATIENCE_SECONDS),
     "KAFKA_TOPIC_PARTITIONS": str(PARTITIONS),
 }
 _WAITING: Final = re.compile(r"^headrace_producer_waiting_(?:payloads|bytes) (\S+)$", re.MULTILINE)
@@ -126,13 +126,13 @@ async def _round(process: ProducerProcess, url: str, kafka: Reader, numbers: lis
             made = case(outcome.seed, number)
             made.stream = made.stream.replace(b"@TOPIC@", kafka.topic.encode())
             try:
-                answers = await send(parts.host, parts.port or 80, made)
+                answers, seconds = await send(parts.host, parts.port or 80, made)
             except Violation as violation:
                 outcome.violations.append(f"case {number}: {violation}")
             except OSError as error:
                 outcome.violations.append(f"case {number}: {type(error).__name__}: {error}")
             else:
-                ledger.note(made, answers)
+                ledger.note(made, answers, seconds)
             outcome.cases += 1
 
     async with asyncio.TaskGroup() as group:

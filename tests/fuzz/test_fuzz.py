@@ -64,15 +64,18 @@ def record(mark: str, value: bytes, offset: int, partition: int = 0) -> Any:
     )
 
 
-def judged(answer: Answer | None, *records: Any, fate: Fate = Fate.TAKEN, is_http: bool = True) -> list[str]:
+def judged(
+    answer: Answer | None, *records: Any, fate: Fate = Fate.TAKEN, is_http: bool = True, seconds: float = 0.0
+) -> list[str]:
     made = Case(0, b"one", [Expected("0.0", fate, [b"1", b"2"])], is_http)
     ledger = Ledger()
-    ledger.note(made, [] if answer is None else [answer])
+    ledger.note(made, [] if answer is None else [answer], seconds)
     return ledger.violations(records)
 
 
 ACCEPTED = Answer(200, 2, closes=False, problem="")
 REFUSED = Answer(400, None, closes=False, problem="not-json")
+LATE = Answer(408, None, closes=True, problem="head-timeout")
 UNKNOWN = Answer(503, None, closes=False, problem="outcome-unknown")
 GOOD = (record("0.0", b"1", 5), record("0.0", b"2", 6))
 
@@ -82,6 +85,7 @@ def test_the_ledger_is_content_with_what_is_right() -> None:
         assert judged(answer, *records) == []
     assert judged(REFUSED, fate=Fate.REFUSED) == []
     assert judged(Answer(503, None, closes=False, problem="queue-full")) == []
+    assert judged(LATE, seconds=1.5) == []
 
 
 @pytest.mark.parametrize(
@@ -94,6 +98,7 @@ def test_the_ledger_is_content_with_what_is_right() -> None:
         (ACCEPTED, (GOOD[0], record("0.0", b"2", 6, partition=1)), Fate.TAKEN),
         (ACCEPTED, GOOD, Fate.REFUSED),
         (REFUSED, (), Fate.TAKEN),
+        (LATE, (), Fate.TAKEN),
         (REFUSED, GOOD, Fate.REFUSED),
         (UNKNOWN, GOOD[:1], Fate.TAKEN),
         (None, (*GOOD, *GOOD), Fate.TAKEN),
