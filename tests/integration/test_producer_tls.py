@@ -100,6 +100,21 @@ async def test_a_client_without_a_certificate_is_not_let_in(
                     await stranger.post("/payloads", content=b'{"data":[1]}')
 
 
+async def test_handshakes_that_do_not_come_end_as_slow_heads_do(
+    service_env: dict[str, str], topic: Callable[..., str], tmp_path: Path
+) -> None:
+    papers = Papers(tmp_path)
+    settings = {**papers.settings, "HTTP_HOST": "127.0.0.1", "HEADER_TIMEOUT_SECONDS": "1", "MAX_CONNECTIONS": "8"}
+    async with serving_tls(service_env, topic(), papers, client=False, **settings) as client:
+        url = client.base_url
+        async with asyncio.timeout(30):  # uvloop itself would let them be for 60 s
+            silent = [await asyncio.open_connection(url.host, url.port) for _ in range(9)]
+            for reader, writer in silent:
+                assert await reader.read() == b""
+                writer.close()
+        assert (await client.post("/payloads", content=b'{"data":[1]}')).status_code == 200
+
+
 def tmp_path_of(folder: Path) -> Path:
     other = folder / "strangers"
     other.mkdir()
