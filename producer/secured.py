@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import asyncio
+from typing import TYPE_CHECKING, Any, Final
 
 from uvloop import loop as uvloop_loop
 
 from producer.protocol import Connection
 
 if TYPE_CHECKING:
-    import asyncio
     import ssl
 
 _SslProtocol: Any = uvloop_loop.SSLProtocol  # type: ignore[attr-defined]  # no stub names it
+_NOBODY: Final = asyncio.BufferedProtocol()
 
 
 class Secured(Connection):
@@ -50,6 +51,12 @@ class Secured(Connection):
         )
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """As any other's; and uvloop, which would hold on to who read last, holds on to nobody."""
+        super().connection_lost(exc)
+        if self.flow is not None:
+            self.transport.set_protocol(_NOBODY)
 
     def _end_unless_agreed(self, waiter: asyncio.Future[None]) -> None:
         """Nobody else tells of a connection that is lost during its handshake."""

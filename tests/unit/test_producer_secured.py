@@ -152,6 +152,15 @@ def test_handshakes_take_the_places_of_connections(run: Run, server_context: ssl
     run(play())
 
 
+def without_collector(run: Run, play: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        run(play())
+    finally:
+        gc.enable()
+
+
 @pytest.mark.parametrize(
     "stream", [b"", HEAD, b"\x16\x03\x01\x02\x00", b"\0" * 100], ids=["nothing", "http", "half", "junk"]
 )
@@ -169,12 +178,33 @@ def test_a_handshake_that_fails_leaves_nothing_to_the_collector(
         await asyncio.sleep(0)  # the loop itself has let go
         assert [each() for each in door.ever] == [None]
 
-    gc.collect()
-    gc.disable()
-    try:
-        run(play())
-    finally:
-        gc.enable()
+    without_collector(run, play)
+
+
+@pytest.mark.parametrize("aborts", [False, True], ids=["closed", "aborted"])
+@pytest.mark.parametrize("stream", [HEAD, HEAD[:-2], HEAD * 3, b"\0\0"], ids=["whole", "half", "several", "junk"])
+def test_a_tls_connection_that_has_ended_leaves_nothing_to_the_collector(
+    run: Run, server_context: ssl.SSLContext, client_context: ssl.SSLContext, stream: bytes, *, aborts: bool
+) -> None:
+    """It has a buffer of 256 KiB, and OpenSSL's own."""
+
+    async def play() -> None:
+        async with opened(server_context) as (door, port):
+            _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=client_context)
+            writer.write(stream)
+            if aborts:
+                writer.transport.abort()
+            else:
+                writer.close()
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                while not door.ever:
+                    await asyncio.sleep(0.001)
+        while door.state.tasks:
+            await asyncio.gather(*door.state.tasks)
+        await asyncio.sleep(0)  # the loop itself has let go
+        assert [each() for each in door.ever] == [None]
+
+    without_collector(run, play)
 
 
 def test_who_is_accepted_last_is_answered_by_tls_too(
