@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 from tests.fuzz.cases import Ending
 
 if TYPE_CHECKING:
+    import ssl
+
     from tests.fuzz.cases import Case
 
 ANSWER_SECONDS: Final = 30.0
@@ -102,12 +104,12 @@ def _read_proxys(status: int, headers: dict[bytes, bytes], content: dict[str, An
     )
 
 
-async def send(host: str, port: int, case: Case) -> tuple[list[Answer], float]:
+async def send(host: str, port: int, case: Case, tls: ssl.SSLContext | None = None) -> tuple[list[Answer], float]:
     """All answers, in their order, and the seconds until the last byte was sent: on a busy machine that may take long.
 
     Raises Violation where a well-formed request has no answer, or an answer is none.
     """
-    reader, writer = await asyncio.open_connection(host, port)
+    reader, writer = await asyncio.open_connection(host, port, ssl=tls)
     if case.ending is Ending.RESET:
         linger = writer.get_extra_info("socket")
         linger.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -139,9 +141,11 @@ async def _write(writer: asyncio.StreamWriter, case: Case) -> float:
             await writer.drain()
             await asyncio.sleep(0)
             at = cut
-        if case.ending is Ending.HALF_CLOSE:
+        if case.ending is Ending.HALF_CLOSE and writer.can_write_eof():
             writer.write_eof()
-        elif case.ending in {Ending.CLOSE, Ending.RESET}:
+        elif case.ending is Ending.RESET:
+            writer.transport.abort()
+        elif case.ending is not Ending.WAIT:  # in TLS nobody closes a half
             writer.close()
     return time.monotonic()
 
@@ -150,7 +154,7 @@ async def _receive(
     reader: asyncio.StreamReader, writing: asyncio.Task[float], case: Case, answers: list[Answer]
 ) -> None:
     received = b""
-    goes = case.ending in {Ending.CLOSE, Ending.RESET}
+    goes = case.ending not in {Ending.WAIT, Ending.HALF_CLOSE}
     while not (case.is_http and len(answers) == len(case.expected)):
         try:
             async with asyncio.timeout(ANSWER_SECONDS if case.is_http else QUIET_SECONDS):

@@ -19,10 +19,12 @@ from tests.fuzz.ledger import PATIENCE_SECONDS, Ledger
 from tests.producer_process import serving
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable, Iterator, Mapping
 
     from aiokafka.structs import ConsumerRecord
 
+    from tests.papers import Papers
     from tests.producer_process import ProducerProcess
 
 ROUND: Final = 200
@@ -90,18 +92,27 @@ async def fuzz(
     seconds: float = 0.0,
     cases: int = 0,
     only: int | None = None,
+    tls: Papers | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Outcome:
-    """Goes on for so many seconds and cases at least, or until a round has violations. `only`: this case alone."""
+    """Goes on for so many seconds and cases at least, or until a round has violations. `only`: this case alone.
+
+    `tls`: with this certificate.
+    """
     outcome = Outcome(seed)
     began = time.monotonic()
     numbers: Iterator[int] = itertools.count() if only is None else iter([only])
-    async with serving(environment, topic, **SETTINGS) as (process, url), Reader(environment, topic) as kafka:
+    context = None if tls is None else tls.context(client=False)
+    settings = SETTINGS if tls is None else {**SETTINGS, **tls.settings}
+    async with (
+        serving(environment, topic, context or True, **settings) as (process, url),
+        Reader(environment, topic) as kafka,
+    ):
         while not outcome.violations:
             batch = list(itertools.islice(numbers, ROUND))
             if not batch:
                 break
-            await _round(process, url, kafka, batch, outcome)
+            await _round(process, url, kafka, batch, outcome, context)
             if outcome.grown > MORE_MEMORY:
                 outcome.violations.append(f"memory grew by {outcome.grown} bytes")
             outcome.seconds = time.monotonic() - began
@@ -116,7 +127,14 @@ async def fuzz(
     return outcome
 
 
-async def _round(process: ProducerProcess, url: str, kafka: Reader, numbers: list[int], outcome: Outcome) -> None:
+async def _round(
+    process: ProducerProcess,
+    url: str,
+    kafka: Reader,
+    numbers: list[int],
+    outcome: Outcome,
+    tls: ssl.SSLContext | None,
+) -> None:
     parts = httpx.URL(url)
     ledger = Ledger()
     left = iter(numbers)
@@ -126,7 +144,7 @@ async def _round(process: ProducerProcess, url: str, kafka: Reader, numbers: lis
             made = case(outcome.seed, number)
             made.stream = made.stream.replace(b"@TOPIC@", kafka.topic.encode())
             try:
-                answers, seconds = await send(parts.host, parts.port or 80, made)
+                answers, seconds = await send(parts.host, parts.port or 80, made, tls)
             except Violation as violation:
                 outcome.violations.append(f"case {number}: {violation}")
             except OSError as error:
@@ -138,7 +156,7 @@ async def _round(process: ProducerProcess, url: str, kafka: Reader, numbers: lis
     async with asyncio.TaskGroup() as group:
         for _ in range(AT_A_TIME):
             group.create_task(work())
-    outcome.violations += await _settled(process, url, outcome)
+    outcome.violations += await _settled(process, url, outcome, tls)
     records = await kafka.new_records()
     outcome.records += len(records)
     outcome.violations += ledger.violations(records)
@@ -147,12 +165,12 @@ async def _round(process: ProducerProcess, url: str, kafka: Reader, numbers: lis
     outcome.unanswered += ledger.unanswered
 
 
-async def _settled(process: ProducerProcess, url: str, outcome: Outcome) -> list[str]:
+async def _settled(process: ProducerProcess, url: str, outcome: Outcome, tls: ssl.SSLContext | None) -> list[str]:
     """Nothing waits any more, nothing is held, and it still answers; else what is wrong."""
     descriptors = Path(f"/proc/{process.process.pid}/fd")
     usual = outcome.descriptors[0] + MORE_DESCRIPTORS if outcome.descriptors else 1_000
     until = time.monotonic() + SETTLED_SECONDS
-    async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=SETTLED_SECONDS) as client:
+    async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=SETTLED_SECONDS, verify=tls or True) as client:
         while True:
             try:
                 metrics = (await client.get("/metrics")).text

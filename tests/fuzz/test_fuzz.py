@@ -12,9 +12,11 @@ from tests.fuzz.cases import Case, Ending, Expected, Fate, case
 from tests.fuzz.client import Answer, Violation, take_answer
 from tests.fuzz.ledger import Ledger
 from tests.fuzz.run import Outcome, fuzz
+from tests.papers import Papers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from tests.services import KafkaService
 
@@ -32,10 +34,12 @@ def test_a_seed_and_a_number_are_a_case() -> None:
 
 @pytest.mark.stack
 @pytest.mark.slow
+@pytest.mark.parametrize("by_tls", [False, True], ids=["http", "https"])
 async def test_what_is_accepted_is_there_and_all_else_is_refused(
-    kafka: KafkaService, service_env: dict[str, str], topic: Callable[..., str]
+    kafka: KafkaService, service_env: dict[str, str], topic: Callable[..., str], tmp_path: Path, *, by_tls: bool
 ) -> None:
-    outcome = await fuzz(service_env, topic("fuzz"), seed=20261123, cases=800)
+    tls = Papers(tmp_path) if by_tls else None
+    outcome = await fuzz(service_env, topic("fuzz"), seed=20261123, cases=800, tls=tls)
     assert not outcome.violations, str(outcome)
     assert outcome.accepted > 300
     assert outcome.refused > 300
