@@ -51,8 +51,8 @@ chaos: setup ## real processes and servers, killed, paused and cut off under loa
 	$(BIN)/python -m tests.chaos --faults $(FAULTS) $(if $(SEED),--seed $(SEED))
 
 FUZZ ?= 60
-fuzz: setup ## random, truncated and hostile HTTP at a real producer, for so many seconds: FUZZ=3600, SEED=…
-	$(BIN)/python -m tests.fuzz --seconds $(FUZZ) $(if $(SEED),--seed $(SEED))
+fuzz: setup ## random, truncated and hostile HTTP at a real producer, for so many seconds: FUZZ=3600, SEED=…, TLS=1
+	$(BIN)/python -m tests.fuzz --seconds $(FUZZ) $(if $(SEED),--seed $(SEED)) $(if $(TLS),--tls)
 
 check: setup ## format, lint, types
 	$(BIN)/ruff format --check .
