@@ -113,6 +113,15 @@ def test_the_ledger_sees_what_is_wrong(answer: Answer | None, records: tuple[Any
     assert judged(answer, *records, fate=fate)
 
 
+def test_what_a_bent_stream_spells_may_be_there_and_nothing_else() -> None:
+    """A letter twice, in a string of JSON and in the header's name that would have told whose it is."""
+    stream = b'idempotencncy-key: 0.0\r\n\r\n"{"data":"ttext \\u00e9","data_base64":"AP8="}'
+    for value, wrong in ((b"ttext \xc3\xa9", 0), (b"\x00\xff", 0), (b"text \xc3\xa8", 1), (b"\x00\xfe", 1)):
+        ledger = Ledger()
+        ledger.note(Case(0, stream, [], is_http=False), [])
+        assert len(ledger.violations([record("", value, 5)])) == wrong
+
+
 def test_answers_are_read_strictly() -> None:
     body = b'{"accepted":2}'
     whole = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 14\r\nconnection: close\r\n\r\n" + body
