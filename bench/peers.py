@@ -92,8 +92,10 @@ async def archived(place: Place, name: str, command: list[str], topic: str, grou
     async with running(place, f"{name}-{group}", command, env) as process, open_cluster(place.kafka) as cluster:
         partitions = (await cluster.topic(topic)).topic_partitions
         ends = await cluster.log_offsets(partitions, LATEST)
-        while any((await cluster.committed(group, ends))[it][0] < end for it, end in ends.items()):
+        committed = await cluster.committed(group, ends)
+        while any(committed[it][0] < end for it, end in ends.items()):
             await asyncio.sleep(0.1)
+            committed = await cluster.committed(group, ends)
         used = read_usage(process.pid)
     seconds = time.monotonic() - began
     return {"cpu_seconds": used.cpu_seconds, "rss_mib": used.rss_peak_mib, "seconds": seconds}

@@ -81,7 +81,7 @@ class Ledger:
 
 
 def spelled(stream: bytes) -> Iterator[bytes]:
-    """What strings of JSON in these bytes mean, as text and as base64: so CloudEvents and REST records may spell values.
+    """What strings of JSON in these bytes mean, as text and as base64: so CloudEvents and REST records spell values.
 
     A stream that somebody has bent may spell what nobody meant, and yet be good.
     """
