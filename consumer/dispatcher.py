@@ -155,7 +155,7 @@ class Dispatcher:
 
     def _leaving(self) -> int:
         """Bytes on their way to S3, except those that S3 does not take; and those that are about to be compressed."""
-        staying = sum(lane.open_bytes - lane.ripe_bytes for lane in self.lanes.values())
+        staying = sum(lane.open_bytes for lane in self.lanes.values()) - sum(lane.ripe_bytes for lane in self._ripe)
         return self.budget.held - self.budget.stuck - staying
 
     def _own_bytes(self, lane: Lane) -> int:
