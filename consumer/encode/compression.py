@@ -58,19 +58,22 @@ class Coder:
     member. Not for two threads at a time.
 
     zstd wants the content's size before it begins, in the frame's head, and readers want it there (`decompress` of
-    Python's zstandard refuses a frame without): room is left, and the head written anew when all is there (RFC 8878,
-    3.1.1.1).
+    Python's zstandard refuses a frame without): where it isn't known, room is left, and the head written anew when all
+    is there (RFC 8878, 3.1.1.1).
     """
 
-    def __init__(self, kind: Literal["zstd", "gzip"], level: int) -> None:
-        self._idle = coder_bytes(kind, level)
-        self._body = BytesIO()
+    def __init__(self, kind: Literal["zstd", "gzip"], level: int, size: int | None = None) -> None:
+        """`size`: of all that is to come, where that is known."""
+        self._idle = coder_bytes(kind, level) if size is None else 0
+        self._body = BytesIO()  # unlike a list of pieces to be joined, it never holds all of them twice
         self._taken = 0
         self._coder: Any
-        self._is_zstd = kind == "zstd"
-        if self._is_zstd:
+        self._head_is_short = kind == "zstd" and size is None
+        if self._head_is_short:
             self._body.write(bytes(_ROOM))
-            self._coder = zstandard.ZstdCompressor(compression_params=_zstd_options(level, sized=False)).compressobj()
+        if kind == "zstd":
+            options = _zstd_options(level, sized=size is not None)
+            self._coder = zstandard.ZstdCompressor(compression_params=options).compressobj(-1 if size is None else size)
         else:
             self._coder = isal_zlib.compressobj(level, wbits=_GZIP_WRAPPER + _WINDOW_BITS)
 
@@ -91,7 +94,7 @@ class Coder:
         """The whole body, these parts its last. Nothing may be called afterwards."""
         self.write(parts)
         self._body.write(self._coder.flush())
-        if self._is_zstd:
+        if self._head_is_short:
             magic, descriptor, window = _HEAD.unpack_from(self._body.getbuffer(), _ROOM)
             assert (magic, descriptor) == (_ZSTD_MAGIC, _HAS_CHECKSUM), "a head without a size or a dictionary"
             self._body.seek(0)
@@ -105,17 +108,10 @@ def compress(parts: list[bytes], kind: Compression, level: int) -> bytes:
     Lets the parts go as it comes to them, and leaves the list empty: memory holds a part or its compressed form, not
     both.
     """
-    coder: Any = None
-    if kind == "zstd":
-        options = _zstd_options(level, sized=True)
-        coder = zstandard.ZstdCompressor(compression_params=options).compressobj(size=sum(map(len, parts)))
-    elif kind == "gzip":
-        coder = isal_zlib.compressobj(level, wbits=_GZIP_WRAPPER + _WINDOW_BITS)
-    body = BytesIO()  # unlike a list of pieces to be joined, it never holds all of them twice
+    if kind != "none":
+        return Coder(kind, level, sum(map(len, parts))).end(parts)
+    body = BytesIO()
     parts.reverse()
     while parts:
-        part = parts.pop()
-        body.write(part if coder is None else coder.compress(part))
-    if coder is not None:
-        body.write(coder.flush())
+        body.write(parts.pop())
     return body.getvalue()

@@ -64,7 +64,7 @@ _NOT_BRACKETS: Final = bytes(set(range(256)) - set(_STEPS))
 
 
 def encode_lines(records: Sequence[Record]) -> bytes:
-    """The records' lines, each ended by LF. Pure; never refuses a record."""
+    """The records' lines, each ended by LF; offsets must grow, as they do in a log. Pure; never refuses a record."""
     return b"".join(line_blocks(records))
 
 
