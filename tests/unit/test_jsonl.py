@@ -204,6 +204,21 @@ def test_lines_together_are_lines_one_by_one(some: list[bytes | None], good: lis
     assert list(decode_lines(encode_lines(many))) == many
 
 
+@given(st.lists(st.integers(1, 700), min_size=1, max_size=6), st.integers(0, 10**10), st.integers(1, 5), st.data())
+@settings(max_examples=200, deadline=None)
+def test_offsets_that_run_on_and_offsets_that_are_left_out(
+    runs: list[int], first: int, times: int, data: st.DataObject
+) -> None:
+    """Their last digits come from a table where none is left out: a compacted log has holes anywhere."""
+    offsets: list[int] = []
+    for run in runs:
+        offsets += range(first, first + run)
+        first += run + data.draw(st.integers(1, 900))
+    many = [StoredRecord(offset, 5 + at * times // len(offsets), None, b"1") for at, offset in enumerate(offsets)]
+    assert encode_lines(many) == b"".join(encode_lines([one]) for one in many)
+    assert list(decode_lines(encode_lines(many))) == many
+
+
 @pytest.mark.parametrize("halves", [(b'"\xc3', b'\xa9"'), (b"[1", b"2]"), (b'"a', b'b"'), (b"1", b""), (b"", b"1")])
 def test_two_bad_halves_make_nothing_good(halves: tuple[bytes, bytes]) -> None:
     many = [StoredRecord(offset, 5, None, value) for offset, value in enumerate((b"1", *halves, b"2"))]
