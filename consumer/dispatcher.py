@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from aiokafka import TopicPartition
 
-    from consumer.claims import Plan
+    from consumer.claims import ClosedChunk, Plan
     from consumer.jobs import Job
     from consumer.uploader import Body, Uploader
     from headrace.management import Health
@@ -237,7 +237,7 @@ class Dispatcher:
         """Kafka's answer for one partition: 0 lets the claimed chunks go. True when it may be asked again."""
         if code == 0:
             for chunk in lane.claims.acknowledged(plan):
-                self._jobs.put_nowait((lane, chunk))
+                self._put(lane, chunk)
             self._made_room()
             return False
         if code == METADATA_TOO_LARGE:
@@ -293,7 +293,11 @@ class Dispatcher:
 
     def _enqueue(self, lane: Lane) -> None:
         while lane.ready:
-            self._jobs.put_nowait((lane, lane.ready.popleft()))
+            self._put(lane, lane.ready.popleft())
+
+    def _put(self, lane: Lane, chunk: ClosedChunk) -> None:
+        assert chunk.cargo is not None
+        self._jobs.put_nowait((lane, chunk), self._uploader.puts(chunk.cargo))
 
     async def work(self) -> None:
         """One of MAX_WORKERS: upload claimed chunks until cancelled. One that must be tried again waits elsewhere."""

@@ -157,6 +157,10 @@ class Uploader:
         self._slots = Slots(most_attempts)
         self._jitter = jitter
 
+    def puts(self, cargo: Cargo) -> int:
+        """About how many PUTs a chunk takes."""
+        return cargo.records if self._form.one_by_one else len(cargo.buckets)
+
     async def bodies(self, partition: TopicPartition, offsets: Range, cargo: Cargo) -> list[Body]:
         """The chunk's objects that are to be stored. Compression runs in a thread; the cargo's lines are let go."""
         if cargo.gap:
