@@ -351,16 +351,20 @@ class Dispatcher:
         if len(together) > 1 and not isinstance(body, Bundle):
             again = job.failures > 0
             return await self._uploader.upload_all(partition, together, wanted, stored=stored, after_failure=again)
-        before = body.progress
-        if await self._uploader.upload(partition, body, wanted):
+        if await self._uploader.upload(partition, body, wanted, partial(self._progressed, job)):
             stored(body)
             return True
-        if body.progress > before:
-            self._jobs.progressed(job)
         return False
 
     def _body_stored(self, job: Job, body: Body) -> None:
         self.budget.add(-self._jobs.stored(job, body))
+        self._s3_takes_it()
+
+    def _progressed(self, job: Job) -> None:
+        self._jobs.progressed(job)
+        self._s3_takes_it()
+
+    def _s3_takes_it(self) -> None:
         if not self._jobs.failing:
             self._health.report(HEALTH_PART, None)
 
