@@ -267,14 +267,18 @@ async def _beside(store: ObjectStore, key: str) -> bytes | None:
 
 async def read_index(store: ObjectStore, key: str) -> list[Entry]:
     """What an index tells of its payloads, by offset."""
-    name = parse_key(key)
-    assert name is not None, "an index has an object's name"
-    suffix = name.suffix.removeprefix(f"{INDEX}.")
     body = await _body(store, key)
     try:
-        return await asyncio.to_thread(lambda: list(decode_index(inflate(body, suffix))))
+        return await asyncio.to_thread(lambda: list(decode_index(index_lines(key, body))))
     except ArchiveError as error:
         raise ArchiveError(f"{key}: {error}") from error
+
+
+def index_lines(key: str, body: bytes) -> bytes:
+    """The lines of an index as it is stored. Raises ArchiveError when they are damaged."""
+    name = parse_key(key)
+    assert name is not None, "an index has an object's name"
+    return inflate(body, name.suffix.removeprefix(f"{INDEX}."))
 
 
 async def _payloads_of(store: ObjectStore, index_key: str, entries: list[Entry]) -> list[StoredRecord]:

@@ -38,6 +38,8 @@ _NAME: Final = re.compile(
     r"(?P<topic>[a-zA-Z0-9._-]+)-(?P<partition>\d{5,10})-(?P<start>\d{20})-(?P<end>\d{20})\.(?P<suffix>[a-z0-9.]+)\Z"
 )
 
+_PAYLOAD: Final = re.compile(r"(?P<stem>.*-\d{5,10}-)(?P<offset>\d{20})\.[a-z]+\Z", re.DOTALL)
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Range:
@@ -97,6 +99,12 @@ def payload_stem(*, prefix: str, topic: str, partition: int, bucket: str) -> str
 def payload_key(stem: str, offset: int, suffix: str) -> str:
     """The key of one payload's object: a function of its record alone, never of the chunk that it came with."""
     return f"{stem}{offset:020d}.{suffix}"
+
+
+def parse_payload_key(key: str) -> tuple[str, int] | None:
+    """Stem and offset of what `payload_key` made; None for any other key."""
+    match = _PAYLOAD.match(key)
+    return None if match is None else (match["stem"], int(match["offset"]))
 
 
 def payload_prefix(index_key: str, told: str) -> str | None:

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from headrace.archive import patiently, survey
 from headrace.coverage import is_complete, told_lost, told_objects
+from headrace.inventory import take_inventory
 from headrace.nearby import adopt_local_stack
 from headrace.s3 import open_store
 from headrace.settings import CommaList, S3Settings, load
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from headrace.coverage import Chunk, Coverage
+    from headrace.inventory import Inventory
     from headrace.objects import Range
     from headrace.s3 import ObjectStore
 
@@ -46,15 +48,20 @@ class Incomplete:
 
 @dataclass(slots=True)
 class PartitionReport:
-    """`eaten`: what Kafka had dropped of chunks that were stored in part; their objects' metadata tells."""
+    """`eaten`: what Kafka had dropped of chunks that were stored in part; their objects' metadata tells.
+
+    `payloads`: those that are objects of their own; None where there is no index, or nobody asked.
+    """
 
     coverage: Coverage
     incomplete: list[Incomplete] = field(default_factory=list)
     eaten: list[Range] = field(default_factory=list)
+    payloads: Inventory | None = None
 
     @property
     def whole(self) -> bool:
-        return not (self.coverage.holes or self.coverage.overlaps or self.incomplete)
+        payloads_there = self.payloads is None or self.payloads.whole
+        return payloads_there and not (self.coverage.holes or self.coverage.overlaps or self.incomplete)
 
     @property
     def lost(self) -> list[Range]:
@@ -74,6 +81,13 @@ class PartitionReport:
                 yield f"{have} nobody knows how many objects: no metadata tells (--names-only does not ask)"
             else:
                 yield f"{have} {item.told} objects"
+        if self.payloads is not None:
+            yield from self.payloads.unreadable
+            for it in self.payloads.named:
+                what = "is gone" if it.present is None else f"has {it.present:,} bytes, {it.size:,} were stored"
+                yield f"{place}: the payload of offset {it.offset} {what}: {it.key}"
+            if more := self.payloads.gone - len(self.payloads.named):
+                yield f"{place}: {more:,} more payloads are gone"
 
     def as_json(self) -> dict[str, Any]:
         coverage = self.coverage
@@ -95,6 +109,7 @@ class PartitionReport:
                 for item in self.incomplete
             ],
             "lost": [_pair(lost) for lost in self.lost],
+            "payloads": None if self.payloads is None else self.payloads.as_json(),
         }
 
 
@@ -106,7 +121,7 @@ class TopicReport:
 
     @property
     def whole(self) -> bool:
-        """No hole, no overlap, nothing incomplete, and there is something at all."""
+        """No hole, no overlap, nothing incomplete, no payload gone, and there is something at all."""
         return bool(self.partitions) and all(partition.whole for partition in self.partitions)
 
     def as_json(self) -> dict[str, Any]:
@@ -126,7 +141,7 @@ async def inspect_topic(
     names_only: bool = False,
     progress: Callable[[str], None] = lambda _: None,
 ) -> TopicReport:
-    """LIST a topic's objects, see how they join, and ask whether each chunk has all of them.
+    """LIST a topic's objects, see how they join, ask whether each chunk has all of them, and LIST its payloads, if any.
 
     Raises S3Unavailable or S3Refused.
     """
@@ -160,6 +175,16 @@ async def inspect_topic(
             raise failed.exceptions[0] from None
         for report in reports.values():
             report.incomplete.sort(key=lambda item: item.chunk)
+        # After the indexes were listed: whatever these tell of was stored before.
+        payloads = await take_inventory(
+            store,
+            prefix=prefix,
+            topic=topic,
+            partitions=found.partitions(),
+            progress=lambda done, of: progress(f"{topic}: payloads of {done:,} of {of:,} indexes"),
+        )
+        for number, inventory in payloads.items():
+            reports[number].payloads = inventory
     return TopicReport(topic, found.strangers, tuple(reports.values()))
 
 
@@ -191,7 +216,8 @@ def _show(console: Console, report: TopicReport, place: str, *, names_only: bool
         console.print(Text(f"No object of topic {report.topic} lies below {place}. Is the prefix right?", "bold red"))
         return
     columns = ("part", "start", "end", "chunks", "objects", "bytes", "lost", "holes", "overlaps", "incomplete")
-    table = slim_table(f"{report.topic} in {place}", columns)
+    one_by_one = any(partition.payloads for partition in report.partitions)
+    table = slim_table(f"{report.topic} in {place}", (*columns, "payloads", "gone") if one_by_one else columns)
     for partition in report.partitions:
         coverage = partition.coverage
         numbers = (len(coverage.holes), len(coverage.overlaps), len(partition.incomplete))
@@ -205,6 +231,7 @@ def _show(console: Console, report: TopicReport, place: str, *, names_only: bool
             str(sum(lost.end - lost.start for lost in partition.lost)),
             *(str(number) for number in numbers[:2]),
             "not asked" if names_only else str(numbers[2]),
+            *((f"{payloads.told:,}", f"{payloads.gone:,}") if (payloads := partition.payloads) else ()),
             style="" if partition.whole else "bold red",
         )
     show_table(console, table)
@@ -261,8 +288,10 @@ def verify(topic: str | None, bucket: str | None, prefix: str | None, names_only
 
     The ranges in the objects' names must join, partition by partition, without hole or overlap, and every chunk must
     have all its objects. Offsets that Kafka had dropped before they could be archived count as lost, not as holes.
+    With FORMAT=object every payload that an index tells of must be there, with the size that it tells.
 
-    Exit codes: 0 whole; 1 a hole, an overlap, an incomplete chunk, or nothing there; 2 wrong usage or settings.
+    Exit codes: 0 whole; 1 a hole, an overlap, an incomplete chunk, a payload gone, or nothing there; 2 wrong usage or
+    settings.
     """
     if bucket is None:
         adopt_local_stack(s3=True)
