@@ -168,16 +168,17 @@ class _Run:
         began = time.monotonic()
         for member in self.producers.members + self.consumers.members:
             member.start()
-        reading, watching = asyncio.create_task(self._ledger.read()), asyncio.create_task(self._watch.run())
-        try:
-            await self._harm(began)
-            await self._heal()
-            await self._settle()
-        finally:
-            for task in (reading, watching):
-                task.cancel()
-            await asyncio.gather(reading, watching, return_exceptions=True)
-            self._tell(began)
+        async with asyncio.TaskGroup() as observers:  # one that dies ends the run: nothing would be seen any more
+            observing = [observers.create_task(it) for it in (self._ledger.read(), self._watch.run())]
+            try:
+                await self._harm(began)
+                await self._heal()
+                await self._settle()
+            finally:
+                for task in observing:
+                    task.cancel()
+                await asyncio.gather(*observing, return_exceptions=True)
+                self._tell(began)
         self._report.verdict = await judge(self._trial, self._store, self._ledger, self._http, self._native)
         self._report.violations += self._report.verdict.findings
         await self._verify()
