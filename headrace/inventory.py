@@ -1,4 +1,7 @@
-"""Are the payloads there that indexes tell of (FORMAT=object)? A LIST of them, a GET an index, no HEAD of a payload."""
+"""What lies outside a topic's folder and belongs to its objects: payloads of their own, and what is beside lines.
+
+Are the payloads there that indexes tell of (FORMAT=object)? A LIST of them, a GET an index, no HEAD of a payload.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from headrace.archive import ArchiveError, decode_index, index_lines, patiently
-from headrace.objects import parse_key, payload_prefix
+from headrace.objects import beside_folder, parse_key, payload_prefix
 from headrace.tally import Tally, Total
 
 if TYPE_CHECKING:
@@ -92,6 +95,15 @@ async def take_inventory(
         inventory.named.sort()
         inventory.unreadable.sort()
     return found
+
+
+async def list_beside(store: ObjectStore, prefix: str, topic: str) -> frozenset[str]:
+    """The keys of all that lies beside a topic's lines (FORMAT=raw): about one for each of its objects."""
+
+    async def attempt() -> frozenset[str]:
+        return frozenset([item.key async for item in store.list(beside_folder(prefix, topic))])
+
+    return await patiently(attempt)
 
 
 def _indexes(coverage: Coverage) -> Iterator[str]:

@@ -131,8 +131,12 @@ def beside_key(
 
 def all_folders(prefix: str, topic: str) -> list[str]:
     """Every folder in which a topic's objects lie, but its markers'; each with a slash at its end."""
-    beside = f"{prefix}/{BESIDE_FOLDER}" if prefix else BESIDE_FOLDER
-    return [topic_folder(prefix, topic), payload_folder(prefix, topic), topic_folder(beside, topic)]
+    return [topic_folder(prefix, topic), payload_folder(prefix, topic), beside_folder(prefix, topic)]
+
+
+def beside_folder(prefix: str, topic: str) -> str:
+    """The folder of what belongs beside a topic's lines, with a slash at its end."""
+    return topic_folder(f"{prefix}/{BESIDE_FOLDER}" if prefix else BESIDE_FOLDER, topic)
 
 
 def beside_keys(key: str, records: int) -> list[str]:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Sequence
 
-    from headrace.verify import TopicReport
+    from headrace.findings import TopicReport
 
 
 @pytest.fixture(autouse=True)
