@@ -25,7 +25,7 @@ MOST_NAMED: Final = 10_000
 """Payloads of a topic that are named when they are gone. All of them are counted."""
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class Gone:
     """A payload that isn't there, or has another size than its index tells: `present`, None where there is nothing."""
 
@@ -92,7 +92,7 @@ async def take_inventory(
     except ExceptionGroup as failed:
         raise failed.exceptions[0] from None
     for inventory in found.values():
-        inventory.named.sort()
+        inventory.named.sort(key=lambda it: (it.offset, it.key))
         inventory.unreadable.sort()
     return found
 
