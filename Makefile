@@ -10,6 +10,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
+# Tests and benchmarks start hundreds of processes: each would compile all of its modules again, 0.8 s of CPU.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help setup up test unit check format lock coverage bench clean simulate chaos fuzz
 
 help: ## this list
@@ -48,8 +51,8 @@ chaos: setup ## real processes and servers, killed, paused and cut off under loa
 	$(BIN)/python -m tests.chaos --faults $(FAULTS) $(if $(SEED),--seed $(SEED))
 
 FUZZ ?= 60
-fuzz: setup ## random, truncated and hostile HTTP at a real producer, for so many seconds: FUZZ=3600, SEED=…
-	$(BIN)/python -m tests.fuzz --seconds $(FUZZ) $(if $(SEED),--seed $(SEED))
+fuzz: setup ## random, truncated and hostile HTTP at a real producer, for so many seconds: FUZZ=3600, SEED=…, TLS=1
+	$(BIN)/python -m tests.fuzz --seconds $(FUZZ) $(if $(SEED),--seed $(SEED)) $(if $(TLS),--tls)
 
 check: setup ## format, lint, types
 	$(BIN)/ruff format --check .

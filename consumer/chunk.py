@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import deque
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final
@@ -12,35 +13,53 @@ from headrace.objects import Range
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from consumer.encode import Coder
     from consumer.layout import Group, Layout
     from headrace.record import Record
 
 BUCKET_BYTES: Final = 700
 PART_BYTES: Final = 60
 """What memory holds beside their lines for a bucket, and for a piece of them, where a chunk has several buckets."""
+PRESSED_AGAIN: Final = 8
+"""Once a bucket has a coder, each eighth of what made it worth one is compressed: it is still in the cache then."""
 
 _offset = attrgetter("offset")
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """When a chunk closes, whichever is first. Bytes are those of encoded, uncompressed lines."""
+    """When a chunk closes, whichever is first. Bytes are those of encoded, uncompressed lines.
+
+    `press_bytes`: so many that wait in an open chunk's bucket are worth a coder of its own; 0: none ever are.
+    """
 
     max_records: int
     max_bytes: int
     max_seconds: float
     max_buckets: int = 1_000
+    press_bytes: int = 0
 
 
 @dataclass(slots=True)
 class Bucket:
-    """One object's worth of a chunk: the records whose bucket's path is the same."""
+    """One object's worth of a chunk: the records whose bucket's path is the same.
+
+    What came first may be compressed already, by its `coder`; the lines that wait are behind that.
+    """
 
     path: str
     parts: list[bytes] = field(default_factory=list)
     records: int = 0
     first_timestamp: int = -1
     last_timestamp: int = -1
+    coder: Coder | None = None
+    ripe: bool = False
+    """Enough waits to be worth compressing, and somebody will see to it."""
+
+    @property
+    def waiting(self) -> int:
+        """Bytes of the parts."""
+        return sum(map(len, self.parts))
 
     def add(self, group: Group, parts: list[bytes]) -> None:
         low = group.first_timestamp
@@ -49,10 +68,15 @@ class Bucket:
         self.parts += parts
         self.records += len(group.records)
 
+    def take_waiting(self) -> list[bytes]:
+        """Its parts, which are somebody else's from now on."""
+        parts, self.parts, self.ripe = self.parts, [], False
+        return parts
+
 
 @dataclass(slots=True)
 class Cargo:
-    """What a closed chunk has to upload. `lost`: offsets that Kafka no longer had when it was cut; `gap`: all of them.
+    """What a chunk has to upload. `lost`: offsets that Kafka no longer had when it was cut; `gap`: all of them.
 
     `standing`: objects of the range that were stored before, by key, with their numbers of records.
     """
@@ -63,13 +87,21 @@ class Cargo:
     lost: Range | None = None
     gap: bool = False
     standing: Mapping[str, int] = field(default_factory=dict)
-    overhead: int = 0
-    """Bytes that many buckets cost beside the `size` of their lines."""
+    pieces: int = 0
+    """In how many its lines came."""
+    saved: int = 0
+    """Bytes of its lines that memory holds no more, because they are compressed."""
+
+    @property
+    def overhead(self) -> int:
+        """Bytes that its buckets cost beside their lines; a chunk of one is as good as its lines."""
+        buckets = len(self.buckets)
+        return 0 if buckets < 2 else buckets * BUCKET_BYTES + self.pieces * PART_BYTES
 
     @property
     def held(self) -> int:
         """Bytes of memory."""
-        return self.size + self.overhead
+        return self.size - self.saved + self.overhead
 
 
 class OpenChunk:
@@ -92,26 +124,30 @@ class OpenChunk:
         self.limit = limit
         self.exact = exact
         self.claimed = claimed
-        self.lost = lost
-        self._standing = standing or {}
+        self.cargo = Cargo([], lost=lost, standing=standing or {})
         self.position = start
-        self.records = 0
-        self.size = 0
         self.since: float | None = None
         self._buckets: dict[str, Bucket] = {}
-        self._parts = 0
+        self._ripe: deque[Bucket] = deque()
         self._full = False
 
     @property
-    def overhead(self) -> int:
-        """Bytes that its buckets cost beside their lines; a chunk of one is as good as its lines."""
-        buckets = len(self._buckets)
-        return 0 if buckets < 2 else buckets * BUCKET_BYTES + self._parts * PART_BYTES
+    def records(self) -> int:
+        return self.cargo.records
 
     @property
     def held(self) -> int:
         """Bytes of memory."""
-        return self.size + self.overhead
+        return self.cargo.held
+
+    @property
+    def ripe_bytes(self) -> int:
+        """Bytes of lines that are worth being compressed now."""
+        return sum(bucket.waiting for bucket in self._ripe)
+
+    def next_ripe(self) -> Bucket | None:
+        """A bucket whose waiting lines are worth being compressed now; each is told once."""
+        return self._ripe.popleft() if self._ripe else None
 
     def take(
         self,
@@ -138,18 +174,25 @@ class OpenChunk:
             if count == 0:
                 return 0
         for group in groups:
-            parts = encode(group.records)
-            bucket = self._buckets.get(group.path)
-            if bucket is None:
-                bucket = self._buckets[group.path] = Bucket(group.path)
-            bucket.add(group, parts)
-            self.size += sum(map(len, parts))
-            self._parts += len(parts)
-        self.records += count
+            self._add(group, encode(group.records), limits.press_bytes)
+        self.cargo.records += count
         self.position = taken[-1].offset + 1
         if self.since is None:
             self.since = now
         return count
+
+    def _add(self, group: Group, parts: list[bytes], press_bytes: int) -> None:
+        bucket = self._buckets.get(group.path)
+        if bucket is None:
+            bucket = self._buckets[group.path] = Bucket(group.path)
+            self.cargo.buckets.append(bucket)
+        bucket.add(group, parts)
+        self.cargo.size += sum(map(len, parts))
+        self.cargo.pieces += len(parts)
+        if press_bytes and not bucket.ripe:
+            bucket.ripe = bucket.waiting >= (press_bytes if bucket.coder is None else press_bytes // PRESSED_AGAIN)
+            if bucket.ripe:
+                self._ripe.append(bucket)
 
     def _within(
         self, most: int, records: Sequence[Record], groups: Sequence[Group], layout: Layout
@@ -176,20 +219,11 @@ class OpenChunk:
             return True
         if self.exact or self.records == 0:
             return False
-        if self._full or self.records >= limits.max_records or self.size >= limits.max_bytes:
+        if self._full or self.records >= limits.max_records or self.cargo.size >= limits.max_bytes:
             return True
         return self.since is not None and now - self.since >= limits.max_seconds
 
     def close(self) -> tuple[Range, Cargo]:
         """Its range and what there is to upload. The end comes from the position, not from the last record."""
         assert self.position > self.start, "a chunk holds at least one offset"
-        offsets = Range(self.start, self.position)
-        cargo = Cargo(
-            list(self._buckets.values()),
-            self.records,
-            self.size,
-            lost=self.lost,
-            standing=self._standing,
-            overhead=self.overhead,
-        )
-        return offsets, cargo
+        return Range(self.start, self.position), self.cargo

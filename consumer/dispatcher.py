@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from aiokafka import TopicPartition
 
+    from consumer.chunk import Bucket, Cargo
     from consumer.claims import ClosedChunk, Plan
     from consumer.jobs import Job
     from consumer.uploader import Body, Uploader
@@ -69,6 +70,9 @@ class Dispatcher:
         self._jobs = Jobs(self._jobs_changed.set)
         self._workers = 0
         self._packing = asyncio.Semaphore(PACKED_AT_A_TIME)
+        self._ripe: dict[Lane, None] = {}
+        """Lanes with lines in their open chunks that are worth being compressed, in the order of their turn."""
+        self._ripened = asyncio.Event()
         self._taking_claims = True
         self._parked: set[TopicPartition] = set()
 
@@ -105,6 +109,9 @@ class Dispatcher:
         before = lane.held_bytes
         lane.take(records, position, self._clock())
         metrics.RECORDS.labels(partition.topic).inc(len(records))
+        if lane.ripe_bytes:
+            self._ripe[lane] = None
+            self._ripened.set()
         if lane.open_bytes * 2 >= self.budget.high:
             lane.cut()  # the other half is for the next chunk, while this one is on its way
         self._account(lane, before)
@@ -147,8 +154,9 @@ class Dispatcher:
             self._account(lane, before)
 
     def _leaving(self) -> int:
-        """Bytes on their way to S3, except those that S3 does not take."""
-        return self.budget.held - self.budget.stuck - sum(lane.open_bytes for lane in self.lanes.values())
+        """Bytes on their way to S3, except those that S3 does not take; and those that are about to be compressed."""
+        staying = sum(lane.open_bytes for lane in self.lanes.values()) - sum(lane.ripe_bytes for lane in self._ripe)
+        return self.budget.held - self.budget.stuck - staying
 
     def _own_bytes(self, lane: Lane) -> int:
         return lane.held_bytes + self._jobs.body_bytes(lane)
@@ -299,6 +307,31 @@ class Dispatcher:
         assert chunk.cargo is not None
         self._jobs.put_nowait((lane, chunk), self._uploader.puts(chunk.cargo))
 
+    async def press(self) -> None:
+        """The body of one task: compress lines of open chunks while more of them come. Until cancelled.
+
+        So they wait a fifth as large, are read while the processor's cache still has them, and an object may have more
+        of them.
+        """
+        while True:
+            await self._ripened.wait()
+            self._ripened.clear()
+            while self._ripe:
+                lane = next(iter(self._ripe))
+                async with self._packing:
+                    del self._ripe[lane]
+                    if (found := lane.next_ripe()) is not None:
+                        await self._press(lane, *found)
+                if lane.ripe_bytes:
+                    self._ripe[lane] = None
+
+    async def _press(self, lane: Lane, cargo: Cargo, bucket: Bucket) -> None:
+        saved = await self._uploader.press(bucket)
+        before = lane.held_bytes  # the lane may have closed the chunk meanwhile, or let it go
+        cargo.saved += saved
+        self.budget.add(lane.held_bytes - before)
+        self._made_room()
+
     async def work(self) -> None:
         """One of MAX_WORKERS: upload claimed chunks until cancelled. One that must be tried again waits elsewhere."""
         self._workers += 1
@@ -372,15 +405,12 @@ class Dispatcher:
         lane, chunk = job.lane, job.chunk
         assert chunk.cargo is not None
         assert chunk.state is ChunkState.CLAIMED
-        raw = chunk.cargo.held
         async with self._packing:
             bodies = await self._uploader.bodies(lane.partition, chunk.offsets, chunk.cargo)
         self._jobs.packed(job, bodies)
-        more = job.body_bytes
-        if lane.state is not LaneState.FAILED:
-            lane.compressed(raw)
-            more -= raw
-        self.budget.add(more)  # at once: the one has become the other
+        before = lane.held_bytes  # nothing, if it has failed
+        lane.compressed(chunk.cargo)
+        self.budget.add(job.body_bytes + lane.held_bytes - before)  # at once: the one has become the other
         self._made_room()
 
     def _stored(self, job: Job) -> None:

@@ -7,7 +7,7 @@ from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from consumer.chunk import Cargo, Limits, OpenChunk
+from consumer.chunk import Bucket, Cargo, Limits, OpenChunk
 from consumer.claims import ChunkState, Claims, ClosedChunk
 from consumer.takeover import Segment, SegmentKind, Takeover
 from headrace.objects import Range
@@ -65,17 +65,27 @@ class Lane:
         """What has waited for a new owner shall not wait a whole age again: its first free chunk closes at half."""
         self._segments: deque[Segment] = deque(takeover.segments)
         self._open: OpenChunk | None = None
-        self._closed_bytes = 0
+        self._closed: list[Cargo] = []
         self._next_chunk()
 
     @property
     def held_bytes(self) -> int:
         """Bytes of memory of the open chunk and of closed ones that aren't compressed yet."""
-        return self.open_bytes + self._closed_bytes
+        return self.open_bytes + sum(cargo.held for cargo in self._closed)
 
     @property
     def open_bytes(self) -> int:
         return 0 if self._open is None else self._open.held
+
+    @property
+    def ripe_bytes(self) -> int:
+        """Bytes of the open chunk's lines that are worth being compressed now."""
+        return 0 if self._open is None else self._open.ripe_bytes
+
+    def next_ripe(self) -> tuple[Cargo, Bucket] | None:
+        """The open chunk's cargo, and a bucket in it whose waiting lines are worth being compressed now."""
+        bucket = None if self._open is None else self._open.next_ripe()
+        return None if bucket is None or self._open is None else (self._open.cargo, bucket)
 
     @property
     def live(self) -> bool:
@@ -94,7 +104,7 @@ class Lane:
         self.state = LaneState.FAILED
         self.problem = problem
         self._open = None
-        self._closed_bytes = 0
+        self._closed.clear()
         self.ready.clear()
 
     def take(self, records: Sequence[Record], position: int, now: float) -> None:
@@ -160,15 +170,15 @@ class Lane:
         lost = Range(min(gap.offsets.start if gap.lost is None else gap.lost.start, self._stop - 1), self._stop)
         return replace(gap, offsets=Range(gap.offsets.start, self._stop), lost=lost)
 
-    def compressed(self, before: int) -> None:
-        """A closed chunk's lines have become a body, which the dispatcher accounts for."""
-        self._closed_bytes -= before
+    def compressed(self, cargo: Cargo) -> None:
+        """A closed chunk's lines have become bodies, which the dispatcher accounts for."""
+        self._closed = [other for other in self._closed if other is not cargo]
 
     def _close(self) -> None:
         assert self._open is not None
         offsets, cargo = self._open.close()
         self._append(offsets, cargo, claimed=self._open.claimed)
-        self._closed_bytes += cargo.held
+        self._closed.append(cargo)
         self._open = None
         self._next_chunk()
 

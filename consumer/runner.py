@@ -88,6 +88,7 @@ class Archiver:
             settings.chunk_max_bytes,
             settings.chunk_max_seconds,
             settings.chunk_max_buckets,
+            self._form.press_bytes,
         )
 
     async def run(self, stop: asyncio.Event) -> bool:

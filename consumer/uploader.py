@@ -13,7 +13,7 @@ import orjson
 
 from consumer import metrics
 from consumer.chunk import Bucket
-from consumer.encode import Place
+from consumer.encode import Packed, Place
 from consumer.encode.objects import payloads
 from consumer.memory import trim
 from consumer.passes import Pass
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from aiokafka import TopicPartition
 
     from consumer.chunk import Cargo
-    from consumer.encode import Format, Packed
+    from consumer.encode import Format
     from consumer.encode.objects import Payload
     from consumer.layout import Layout
     from headrace.management import Health
@@ -120,7 +120,7 @@ def _handfuls(named: Sequence[tuple[str, Bucket]]) -> Iterator[list[tuple[str, B
     some: list[tuple[str, Bucket]] = []
     size = 0
     for name, bucket in named:
-        more = sum(map(len, bucket.parts))
+        more = bucket.waiting
         if some and size + more > HANDFUL_BYTES:
             yield some
             some, size = [], 0
@@ -160,6 +160,18 @@ class Uploader:
     def puts(self, cargo: Cargo) -> int:
         """About how many PUTs a chunk takes."""
         return cargo.records if self._form.one_by_one else len(cargo.buckets)
+
+    async def press(self, bucket: Bucket) -> int:
+        """Compress an open chunk's lines that wait, in a thread. Returns how many bytes fewer memory holds then.
+
+        For one bucket after the other, and not while `bodies` is under way.
+        """
+        size = bucket.waiting
+        before = 0 if bucket.coder is None else bucket.coder.held
+        coder = bucket.coder or self._form.coder()
+        await asyncio.to_thread(coder.write, bucket.take_waiting())
+        bucket.coder = coder
+        return size - (coder.held - before)
 
     async def bodies(self, partition: TopicPartition, offsets: Range, cargo: Cargo) -> list[Body]:
         """The chunk's objects that are to be stored. Compression runs in a thread; the cargo's lines are let go."""
@@ -220,8 +232,10 @@ class Uploader:
     def _pack(self, partition: TopicPartition, offsets: Range, bucket: Bucket) -> tuple[Packed, str]:
         folder = self._layout.folder(bucket.path, partition.topic, partition.partition)
         place = Place(self._layout.prefix, partition.topic, partition.partition, offsets, folder, bucket.records)
-        size = sum(map(len, bucket.parts))
-        packed = self._form.pack(bucket.parts, place)  # lets the parts go
+        size = bucket.waiting
+        rest = bucket.take_waiting()  # which both let go
+        packed = self._form.pack(rest, place) if bucket.coder is None else Packed(bucket.coder.end(rest))
+        bucket.coder = None
         if not self._form.one_by_one or size >= TRIM_FROM_BYTES:
             trim()
         return packed, hashlib.sha256(packed.content).hexdigest()

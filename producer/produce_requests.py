@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from producer.records import Headers
 
 ANSWER_TYPE: Final = b"application/vnd.kafka.v2+json"
+_LOOKED_AT: Final = 256  # bytes of a header: what is kept of strangers' words is bounded
 _EXAMPLE: Final = 'Send {"records": [{"key": …, "value": …, "partition": …}, …]}; only "records" must be there.'
 _UNTOLD: Final = {
     "application/vnd.kafka.v2+json",
@@ -60,9 +61,13 @@ _body = msgspec.json.Decoder(_Body)
 _string = msgspec.json.Decoder(str)
 
 
-@lru_cache(256)
 def embedded_format(content_type: bytes) -> Embedded:
     """What a Content-Type says of keys and values. Raises Problem for what is not taken."""
+    return _embedded_format(content_type[:_LOOKED_AT])
+
+
+@lru_cache(256)
+def _embedded_format(content_type: bytes) -> Embedded:
     name = content_type.split(b";")[0].strip().lower().decode("latin-1")
     if name in _UNTOLD:
         return Embedded.BINARY
@@ -81,9 +86,13 @@ def embedded_format(content_type: bytes) -> Embedded:
         ) from None
 
 
-@lru_cache(256)
 def answer_type(accept: bytes) -> bytes:
     """The type to answer in, of those that a client takes. Raises Problem where it takes none of ours."""
+    return _answer_type(accept) if len(accept) <= _LOOKED_AT else _answer_type.__wrapped__(accept)
+
+
+@lru_cache(256)
+def _answer_type(accept: bytes) -> bytes:
     names = [part.split(b";")[0].strip().lower() for part in accept.split(b",")]
     if any(name in {b"", b"*/*", b"application/*"} or name.startswith(b"application/vnd.kafka.") for name in names):
         return ANSWER_TYPE

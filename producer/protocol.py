@@ -119,6 +119,15 @@ class Connection(HttpToolsProtocol):
         if len(self.connections) > self.most:
             transport.abort()
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        """As uvicorn's; and requests that wait for their turn never begin. Each holds the connection, which holds it:
+        left so, it would stay until Python looks for cycles, which it is told to do seldom.
+        """
+        super().connection_lost(exc)
+        for cycle, _ in self.pipeline:
+            cycle.on_response = _nothing
+        self.pipeline.clear()
+
     def on_body(self, body: bytes) -> None:
         """As uvicorn's, and counted; there are no WebSockets here."""
         self.body_came += len(body)
@@ -193,6 +202,10 @@ class Connection(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """Uvicorn's answer to what its parser doesn't know, in our words."""
         self.refuse(Kind.BAD_REQUEST, msg)
+
+
+def _nothing() -> None:
+    """What is left to do when a request's connection is gone."""
 
 
 def bounded_protocol(most: int) -> type[Connection]:

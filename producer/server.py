@@ -23,6 +23,7 @@ from producer.metrics import TALLY
 from producer.protocol import bounded_protocol, close_idle, end_slow_heads
 from producer.publisher import Publisher
 from producer.rest_proxy import TOPIC_PATHS, RestProxy
+from producer.secured import secured_protocol
 
 if TYPE_CHECKING:
     import socket
@@ -123,18 +124,18 @@ def _server(settings: ProducerSettings, app: Any, announce: Callable[[], None] |
     tls = settings.tls()
     most = settings.max_connections + settings.max_connections // 4
     allow_descriptors(most)
+    protocol = bounded_protocol(most) if tls is None else secured_protocol(most, tls, settings.header_timeout_seconds)
     return Announcing(
         announce,
         uvicorn.Config(
             app,
-            http=bounded_protocol(most),
+            http=protocol,
             ws="none",
             lifespan="off",
             log_config=None,
             access_log=False,
             proxy_headers=False,
             server_header=False,
-            ssl_context_factory=None if tls is None else (lambda *_: tls),
             timeout_graceful_shutdown=max(1, round(settings.drain_seconds - farewell_seconds(settings))),
         ),
     )

@@ -123,8 +123,8 @@ class ProducerSettings(KafkaSettings):
     header_timeout_seconds: float = Field(
         10,
         gt=0,
-        description="how long a request's head may take to come in, a connection may wait with its first one, "
-        "and the rest of a refused body is read; after it: 408, or the connection ends",
+        description="how long a request's head may take to come in, a connection may wait with its first one (a TLS "
+        "handshake is part of that), and the rest of a refused body is read; after it: 408, or the connection ends",
     )
     body_timeout_seconds: float = Field(
         20, gt=0, description="how long a request's body may take to come in; after it: 408"

@@ -27,10 +27,10 @@ BATCH_BYTES = 200_000
 SAMPLE_SECONDS = 0.1
 
 
-async def fill(it: Trial, records: int, size: int, *, only: int | None = None) -> None:
-    """Records of about `size` bytes, most of them random, the same number to each partition (or all to one)."""
+async def fill(it: Trial, records: int, size: int, *, only: int | None = None, noisy: bool = True) -> None:
+    """Records of about `size` bytes, most of it random if `noisy`, as many to each partition (or all to one)."""
     dice = random.Random(size)
-    noise = base64.b64encode(dice.randbytes(3 * MIB))
+    noise = base64.b64encode(dice.randbytes(3 * MIB) if noisy else bytes(3 * MIB))
     overhead = len(b'{"n":1234567,"pad":""}')
     pad = max(1, size - overhead)
     partitions = range(it.partitions) if only is None else [only]

@@ -17,6 +17,7 @@ import httpx
 from aiokafka import AIOKafkaConsumer
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import AsyncIterator, Mapping
 
     from aiokafka.structs import ConsumerRecord
@@ -51,17 +52,17 @@ class ProducerProcess:
             await asyncio.sleep(0.02)
         return found[1]
 
-    async def ready(self, timeout: float = 30) -> str:
+    async def ready(self, timeout: float = 30, *, verify: ssl.SSLContext | bool = True) -> str:
         """Its address, as soon as /readyz says 200."""
         url = await self.address()
-        await self.until(200, timeout)
+        await self.until(200, timeout, verify=verify)
         return url
 
-    async def until(self, status: int, timeout: float = 30) -> None:
+    async def until(self, status: int, timeout: float = 30, *, verify: ssl.SSLContext | bool = True) -> None:
         """Waits until /readyz answers so."""
         url = await self.address()
         end = time.monotonic() + timeout
-        async with httpx.AsyncClient(base_url=url, trust_env=False) as client:
+        async with httpx.AsyncClient(base_url=url, trust_env=False, verify=verify) as client:
             while True:
                 with contextlib.suppress(httpx.TransportError):
                     if (await client.get("/readyz")).status_code == status:
@@ -93,11 +94,11 @@ class ProducerProcess:
 
 @contextlib.asynccontextmanager
 async def serving(
-    environment: Mapping[str, str], topic: str, **settings: str
+    environment: Mapping[str, str], topic: str, verify: ssl.SSLContext | bool = True, /, **settings: str
 ) -> AsyncIterator[tuple[ProducerProcess, str]]:
-    """A producer that is ready, and its address."""
+    """A producer that is ready, and its address; `verify`: what knows its certificate, where it has one."""
     with ProducerProcess(environment, **{"KAFKA_TOPIC": topic, "KAFKA_TOPIC_PARTITIONS": "3", **settings}) as process:
-        yield process, await process.ready()
+        yield process, await process.ready(verify=verify)
 
 
 async def records_of(bootstrap: str, topic: str) -> dict[int, list[ConsumerRecord]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final, Literal, overload
 
-from consumer.encode.compression import DEFAULT_LEVELS, LEVELS, Codec, Compression
+from consumer.encode.compression import DEFAULT_LEVELS, LEVELS, Codec, Coder, Compression
 from consumer.encode.form import Beside, Format, Packed, Place
 from consumer.encode.lines import Indexed, Lines
 from consumer.encode.raw import Raw
@@ -13,7 +13,18 @@ from consumer.encode.raw import Raw
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["Beside", "Codec", "ColumnsOf", "Compression", "Format", "FormatName", "Packed", "Place", "open_format"]
+__all__ = [
+    "Beside",
+    "Codec",
+    "Coder",
+    "ColumnsOf",
+    "Compression",
+    "Format",
+    "FormatName",
+    "Packed",
+    "Place",
+    "open_format",
+]
 
 FormatName = Literal["jsonl", "raw", "parquet", "object"]
 

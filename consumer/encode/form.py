@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from consumer.encode.compression import Coder
     from headrace.objects import Range
     from headrace.record import Record
 
@@ -52,9 +53,11 @@ class Packed:
 class Format(ABC):
     """How records become objects. Whoever has the same records in the same place makes the same names of them.
 
-    Between the two calls a record waits as bytes, which are counted and bounded. Neither call knows anything but its
-    arguments, and both may run in any thread, several at a time. Compression is told by suffix and content type;
-    Content-Encoding stays unset, so that no HTTP client unpacks an object behind its reader's back.
+    Between `encode` and `pack` a record waits as bytes, which are counted and bounded. Where a format has a coder, many
+    of a bucket may go there before the others are known; its end is the object then, and nothing is packed. Neither
+    call knows anything but its arguments, and both may run in any thread, several at a time. Compression is told by
+    suffix and content type; Content-Encoding stays unset, so that no HTTP client unpacks an object behind its reader's
+    back.
     """
 
     one_by_one: ClassVar[bool] = False
@@ -72,6 +75,15 @@ class Format(ABC):
     @abstractmethod
     def encode(self, records: Sequence[Record]) -> list[bytes]:
         """These records' bytes, in parts; those of a whole bucket are all its parts, joined."""
+
+    @property
+    def press_bytes(self) -> int:
+        """Waiting bytes that are worth a coder: it needs memory, too. 0: none are, the format has no coder."""
+        return 0
+
+    def coder(self) -> Coder:
+        """A new one for a bucket's parts, of a format that has `press_bytes`."""
+        raise NotImplementedError
 
     @abstractmethod
     def pack(self, parts: list[bytes], place: Place) -> Packed:

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections import deque
-from itertools import accumulate, repeat
+from itertools import accumulate, pairwise, repeat
 from operator import attrgetter, contains
 from typing import TYPE_CHECKING, Any, Final
 
@@ -51,8 +51,11 @@ _BEGIN: Final = b'{"offset":'
 _CLOCK: Final = b',"timestamp":%d,"key":null,"headers":[],"value":'
 _END: Final = b"}\n"
 
-_BLOCK: Final = 256
-"""Lines that are written at once: few enough that all of it stays in the processor's cache."""
+_BLOCK: Final = 250
+"""Lines that are written at once: few enough that all of it stays in the processor's cache. Where no offset is left
+out, blocks end at multiples of it: then all of a block begin with the same digits."""
+_ENDS: Final = [b"%03d" % end for end in range(1000)]
+"""What an offset's last three digits may be."""
 _offset, _timestamp, _key, _value, _headers = map(attrgetter, ("offset", "timestamp", "key", "value", "headers"))
 
 _scan: Final = msgspec.json.Decoder(msgspec.Raw).decode
@@ -61,13 +64,16 @@ _NOT_BRACKETS: Final = bytes(set(range(256)) - set(_STEPS))
 
 
 def encode_lines(records: Sequence[Record]) -> bytes:
-    """The records' lines, each ended by LF. Pure; never refuses a record."""
+    """The records' lines, each ended by LF; offsets must grow, as they do in a log. Pure; never refuses a record."""
     return b"".join(line_blocks(records))
 
 
 def line_blocks(records: Sequence[Record]) -> list[bytes]:
     """The same lines, some hundred at a time."""
-    return [_block(records[at : at + _BLOCK]) for at in range(0, len(records), _BLOCK)]
+    if not records:
+        return []
+    ends = [*range(_BLOCK - records[0].offset % _BLOCK, len(records), _BLOCK), len(records)]
+    return [_block(records[start:end]) for start, end in pairwise([0, *ends])]
 
 
 def _block(records: Sequence[Record]) -> bytes:
@@ -89,14 +95,25 @@ def _plain_lines(records: Sequence[Record]) -> bytes | None:
     clocks = {time: _CLOCK % time for time in set(times)}  # writing numbers costs most; few of these differ
     if NO_TIMESTAMP in clocks or not _are_json(values):
         return None
-    pieces: list[Any] = [_BEGIN] * (5 * len(records))
-    pieces[1::5] = orjson.dumps(list(map(_offset, records)))[1:-1].split(b",")
-    pieces[2::5] = map(clocks.__getitem__, times)
-    pieces[3::5] = values
-    pieces[4::5] = [_END] * len(records)
+    begin, offsets = _offsets(records)
+    pieces: list[Any] = [_END + begin] * (4 * len(records))
+    pieces[0] = begin
+    pieces[1::4] = offsets
+    pieces[2::4] = [clocks[times[0]]] * len(records) if len(clocks) == 1 else map(clocks.__getitem__, times)
+    pieces[3::4] = values
+    pieces.append(_END)
     lines = b"".join(pieces)
     # JSON begins and ends with ASCII, so no two bad ends make something good.
     return lines if _CR not in lines and _is_utf8(lines) else None
+
+
+def _offsets(records: Sequence[Record]) -> tuple[bytes, list[bytes]]:
+    """How each line begins, and what ends its record's offset."""
+    first, last = records[0].offset, records[-1].offset
+    head, end = divmod(first, 1000)
+    if head and last - first == len(records) - 1 and last // 1000 == head:  # offsets grow: none is left out
+        return b"%b%d" % (_BEGIN, head), _ENDS[end : end + len(records)]
+    return _BEGIN, orjson.dumps(list(map(_offset, records)))[1:-1].split(b",")
 
 
 def _line(record: Record) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from consumer.encode.compression import Compression, compress
+from consumer.encode.compression import Coder, Compression, coder_bytes, compress
 from consumer.encode.form import Format, Packed, Place
 from consumer.encode.jsonl import line_blocks
 from consumer.encode.objects import index_lines
@@ -22,6 +22,9 @@ _COMPRESSED: Final[dict[Compression, tuple[str, str]]] = {
     "gzip": (".gz", "application/gzip"),
 }
 
+_WORTH: Final = 2
+"""A coder is for so many times the memory that it needs itself."""
+
 
 @dataclass(frozen=True, slots=True)
 class Lines(Format):
@@ -31,6 +34,8 @@ class Lines(Format):
     level: int
     bare_suffix: ClassVar[str] = "jsonl"
     bare_content_type: ClassVar[str] = "application/x-ndjson"
+    in_order: ClassVar[bool] = True
+    """An object is its parts one after the other, and nothing else."""
 
     @property
     def suffix(self) -> str:
@@ -47,6 +52,16 @@ class Lines(Format):
         """The whole body out of its encoded parts, which are let go one by one: the list is empty afterwards."""
         return compress(parts, self.compression, self.level)
 
+    @property
+    def press_bytes(self) -> int:
+        if not self.in_order or self.compression == "none":
+            return 0
+        return _WORTH * coder_bytes(self.compression, self.level)
+
+    def coder(self) -> Coder:
+        assert self.compression != "none"
+        return Coder(self.compression, self.level)
+
     def pack(self, parts: list[bytes], place: Place) -> Packed:
         del place
         return Packed(self.compress(parts))
@@ -58,6 +73,7 @@ class Indexed(Lines):
 
     one_by_one: ClassVar[bool] = True
     bare_suffix: ClassVar[str] = f"{INDEX}.jsonl"
+    in_order: ClassVar[bool] = False
 
     def pack(self, parts: list[bytes], place: Place) -> Packed:
         stem = payload_stem(prefix="", topic=place.topic, partition=place.partition, bucket=place.bucket)

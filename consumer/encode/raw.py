@@ -44,6 +44,7 @@ class Raw(Lines):
 
     bare_suffix: ClassVar[str] = LINES
     bare_content_type: ClassVar[str] = "text/plain"
+    in_order: ClassVar[bool] = False
 
     def encode(self, records: Sequence[Record]) -> list[bytes]:
         lines, beside = [], []

@@ -11,6 +11,7 @@ from botocore.exceptions import BotoCoreError, ConfigNotFound, ConfigParseError,
 
 from headrace.errors import SettingsError
 from headrace.s3.options import put_options
+from headrace.s3.parts import ask_for_long_ones
 from headrace.s3.port import S3Refused, S3Unavailable
 from headrace.s3.store import NO_ANSWER, S3Store
 
@@ -57,6 +58,7 @@ async def open_store(
             raise S3Unavailable(f"No credentials yet: {type(error).__name__}: {error}") from None
         except BotoCoreError as error:
             raise S3Refused(f"No credentials: {error}", type(error).__name__) from None
+        client.meta.events.register_last("before-call.s3", ask_for_long_ones)
         options = put_options(settings)
         if settings.s3_client == "obstore":
             from headrace.s3_obstore import ObstoreStore

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from typing import Final
+from typing import Any, Final
 
 MEBIBYTE: Final = 1024 * 1024
 LEAST_PART_BYTES: Final = 5 * MEBIBYTE
@@ -11,6 +11,7 @@ LEAST_PART_BYTES: Final = 5 * MEBIBYTE
 PART_BYTES: Final = 16 * MEBIBYTE
 """Two seconds at 8 MB/s: a lost part is soon repeated, and its own request costs nothing beside its bytes."""
 MOST_PARTS: Final = 10_000
+SMALL_BYTES: Final = MEBIBYTE
 
 
 def cut(size: int, threshold: int) -> list[tuple[int, int]]:
@@ -24,6 +25,17 @@ class Sent(io.BytesIO):
 
     def getbuffer(self) -> memoryview:
         return memoryview(self.getvalue())
+
+
+def ask_for_long_ones(params: dict[str, Any], **_: object) -> None:
+    """Botocore's event before a call: no `Expect: 100-continue` for a small body.
+
+    It waits for one answer more, which takes as long as the upload itself where the store is far away. Worth it for a
+    long one, which is not sent at all where it would be refused.
+    """
+    body = params.get("body")
+    if isinstance(body, Sent) and len(body.getbuffer()) <= SMALL_BYTES:
+        params["headers"].pop("Expect", None)
 
 
 class SentPart(io.BytesIO):

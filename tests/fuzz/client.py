@@ -8,12 +8,15 @@ import json
 import re
 import socket
 import struct
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from tests.fuzz.cases import Ending
 
 if TYPE_CHECKING:
+    import ssl
+
     from tests.fuzz.cases import Case
 
 ANSWER_SECONDS: Final = 30.0
@@ -101,19 +104,24 @@ def _read_proxys(status: int, headers: dict[bytes, bytes], content: dict[str, An
     )
 
 
-async def send(host: str, port: int, case: Case) -> list[Answer]:
-    """All answers, in their order. Raises Violation where a well-formed request has none, or an answer is none."""
-    reader, writer = await asyncio.open_connection(host, port)
+async def send(host: str, port: int, case: Case, tls: ssl.SSLContext | None = None) -> tuple[list[Answer], float]:
+    """All answers, in their order, and the seconds until the last byte was sent: on a busy machine that may take long.
+
+    Raises Violation where a well-formed request has no answer, or an answer is none.
+    """
+    reader, writer = await asyncio.open_connection(host, port, ssl=tls)
     if case.ending is Ending.RESET:
         linger = writer.get_extra_info("socket")
         linger.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     answers: list[Answer] = []
+    began = time.monotonic()
     writing = asyncio.create_task(_write(writer, case))
     try:
         await _receive(reader, writing, case, answers)
     finally:
         writing.cancel()
         await asyncio.wait([writing])
+        ended = time.monotonic() if writing.cancelled() else writing.result()
         writer.close()
         with contextlib.suppress(OSError):
             await writer.wait_closed()
@@ -121,10 +129,11 @@ async def send(host: str, port: int, case: Case) -> list[Answer]:
         raise Violation(f"{len(case.expected)} requests, and only {len(answers)} answers: {answers}")
     if len(answers) > len(case.expected) and case.is_http:
         raise Violation(f"{len(case.expected)} requests, and {len(answers)} answers: {answers}")
-    return answers
+    return answers, ended - began
 
 
-async def _write(writer: asyncio.StreamWriter, case: Case) -> None:
+async def _write(writer: asyncio.StreamWriter, case: Case) -> float:
+    """When all was sent, or nobody took any more."""
     with contextlib.suppress(OSError):
         at = 0
         for cut in [*case.cuts, len(case.stream)]:
@@ -132,17 +141,20 @@ async def _write(writer: asyncio.StreamWriter, case: Case) -> None:
             await writer.drain()
             await asyncio.sleep(0)
             at = cut
-        if case.ending is Ending.HALF_CLOSE:
+        if case.ending is Ending.HALF_CLOSE and writer.can_write_eof():
             writer.write_eof()
-        elif case.ending in {Ending.CLOSE, Ending.RESET}:
+        elif case.ending is Ending.RESET:
+            writer.transport.abort()
+        elif case.ending is not Ending.WAIT:  # in TLS nobody closes a half
             writer.close()
+    return time.monotonic()
 
 
 async def _receive(
-    reader: asyncio.StreamReader, writing: asyncio.Task[None], case: Case, answers: list[Answer]
+    reader: asyncio.StreamReader, writing: asyncio.Task[float], case: Case, answers: list[Answer]
 ) -> None:
     received = b""
-    goes = case.ending in {Ending.CLOSE, Ending.RESET}
+    goes = case.ending not in {Ending.WAIT, Ending.HALF_CLOSE}
     while not (case.is_http and len(answers) == len(case.expected)):
         try:
             async with asyncio.timeout(ANSWER_SECONDS if case.is_http else QUIET_SECONDS):

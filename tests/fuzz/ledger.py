@@ -2,32 +2,41 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import json
+import re
 from typing import TYPE_CHECKING, Final
 
 from tests.fuzz.cases import Fate
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from aiokafka.structs import ConsumerRecord
 
     from tests.fuzz.cases import Case, Expected
     from tests.fuzz.client import Answer
 
+_STRING: Final = re.compile(rb'(?=("(?:[^"\\]|\\.)*"))')
+"""From each quote to the next: where one was lost, nobody knows which of them begin a string."""
 UNKNOWN: Final = "outcome-unknown"
+PATIENCE_SECONDS: Final = 1
+"""For how long the producer is told to wait for a request's head, and for its body."""
 
 
 class Ledger:
     """Of one round."""
 
     def __init__(self) -> None:
-        self._cases: list[tuple[Case, Sequence[Answer]]] = []
+        self._cases: list[tuple[Case, Sequence[Answer], bool]] = []
         self.accepted = 0
         self.refused = 0
         self.unanswered = 0
 
-    def note(self, case: Case, answers: Sequence[Answer]) -> None:
-        self._cases.append((case, answers))
+    def note(self, case: Case, answers: Sequence[Answer], seconds: float = 0.0) -> None:
+        """`seconds`: what the client took to send it. Where that is long, a head or a body may have been too late."""
+        self._cases.append((case, answers, seconds >= PATIENCE_SECONDS))
 
     def violations(self, records: Sequence[ConsumerRecord]) -> list[str]:
         """One sentence each."""
@@ -36,12 +45,12 @@ class Ledger:
         for record in records:
             mark = next((value for name, value in record.headers if name == "idempotency-key"), b"")
             by_mark.setdefault(mark.decode("latin-1"), []).append(record)
-        for case, answers in self._cases:
+        for case, answers, is_slow in self._cases:
             for index, expected in enumerate(case.expected):
                 there = by_mark.pop(expected.mark, [])
                 answer = answers[index] if index < len(answers) else None
                 if case.is_http:
-                    wrong = _judge(expected, answer, there)
+                    wrong = _judge(expected, answer, there, is_slow=is_slow)
                     self._count(answer)
                 else:
                     wrong = _judge_loosely(expected, there)
@@ -50,9 +59,10 @@ class Ledger:
             if not case.is_http:
                 self.accepted += sum(answer.status == 200 for answer in answers)
                 self.refused += sum(answer.status != 200 for answer in answers)
-        loose = [case for case, _ in self._cases if not case.is_http]
+        loose = [case for case, _, _ in self._cases if not case.is_http]
         streams = [*(case.stream for case in loose), *(each.source for case in loose for each in case.expected)]
         values = {value for case in loose for each in case.expected for value in each.payloads or ()}
+        values |= {value for stream in streams for value in spelled(stream)}
         found += [
             f"Kafka has what nobody sent, under the mark {mark!r}: {record.value!r:.200}"
             for mark, left in by_mark.items()
@@ -70,14 +80,29 @@ class Ledger:
             self.refused += 1
 
 
-def _judge(expected: Expected, answer: Answer | None, there: Sequence[ConsumerRecord]) -> str:
+def spelled(stream: bytes) -> Iterator[bytes]:
+    """What strings of JSON in these bytes mean, as text and as base64: so CloudEvents and REST records spell values.
+
+    A stream that somebody has bent may spell what nobody meant, and yet be good.
+    """
+    for string in _STRING.findall(stream):
+        try:
+            text = json.loads(string).encode()
+        except ValueError:  # no UTF-8, no escape, half of a surrogate pair
+            continue
+        yield text
+        with contextlib.suppress(ValueError):
+            yield base64.b64decode(text, validate=True)
+
+
+def _judge(expected: Expected, answer: Answer | None, there: Sequence[ConsumerRecord], *, is_slow: bool) -> str:
     """What is wrong with a well-formed request; empty when nothing is."""
     if answer is None or answer.problem == UNKNOWN:
         return _all_or_nothing(expected, there)
     if answer.status != 200:
         if there:
             return f"answered {answer.status} ({answer.problem}), and Kafka has {len(there)} of it"
-        if expected.fate is Fate.TAKEN and answer.status != 503:
+        if expected.fate is Fate.TAKEN and answer.status != 503 and not (is_slow and answer.status == 408):
             return f"it is good, and was answered {answer.status} ({answer.problem})"
         return ""
     if expected.fate is Fate.REFUSED:

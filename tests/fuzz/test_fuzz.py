@@ -11,10 +11,12 @@ import pytest
 from tests.fuzz.cases import Case, Ending, Expected, Fate, case
 from tests.fuzz.client import Answer, Violation, take_answer
 from tests.fuzz.ledger import Ledger
-from tests.fuzz.run import fuzz
+from tests.fuzz.run import Outcome, fuzz
+from tests.papers import Papers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from tests.services import KafkaService
 
@@ -32,14 +34,32 @@ def test_a_seed_and_a_number_are_a_case() -> None:
 
 @pytest.mark.stack
 @pytest.mark.slow
+@pytest.mark.parametrize("by_tls", [False, True], ids=["http", "https"])
 async def test_what_is_accepted_is_there_and_all_else_is_refused(
-    kafka: KafkaService, service_env: dict[str, str], topic: Callable[..., str]
+    kafka: KafkaService, service_env: dict[str, str], topic: Callable[..., str], tmp_path: Path, *, by_tls: bool
 ) -> None:
-    outcome = await fuzz(service_env, topic("fuzz"), seed=20261123, cases=600)
+    tls = Papers(tmp_path) if by_tls else None
+    outcome = await fuzz(service_env, topic("fuzz"), seed=20261123, cases=800, tls=tls)
     assert not outcome.violations, str(outcome)
     assert outcome.accepted > 300
     assert outcome.refused > 300
     assert outcome.records > 1_000
+    assert len(outcome.memory) == 4  # enough of them to tell growth
+
+
+@pytest.mark.parametrize(
+    ("mebibytes", "grown"),
+    [
+        ([50, 57, 90], 0),
+        ([50, 57, 90, 58], 1),
+        ([50, 57, 90, 91], 33),
+        ([50, 57, 58, 90, 59, 90], 2),
+        ([57, 50, *range(57, 70)], 11),
+        ([50, 57, 54, 53], -4),
+    ],
+)
+def test_memory_grows_when_no_round_goes_back_to_what_the_first_had(mebibytes: list[int], grown: int) -> None:
+    assert Outcome(1, memory=mebibytes).grown == grown
 
 
 def record(mark: str, value: bytes, offset: int, partition: int = 0) -> Any:
@@ -48,15 +68,18 @@ def record(mark: str, value: bytes, offset: int, partition: int = 0) -> Any:
     )
 
 
-def judged(answer: Answer | None, *records: Any, fate: Fate = Fate.TAKEN, is_http: bool = True) -> list[str]:
+def judged(
+    answer: Answer | None, *records: Any, fate: Fate = Fate.TAKEN, is_http: bool = True, seconds: float = 0.0
+) -> list[str]:
     made = Case(0, b"one", [Expected("0.0", fate, [b"1", b"2"])], is_http)
     ledger = Ledger()
-    ledger.note(made, [] if answer is None else [answer])
+    ledger.note(made, [] if answer is None else [answer], seconds)
     return ledger.violations(records)
 
 
 ACCEPTED = Answer(200, 2, closes=False, problem="")
 REFUSED = Answer(400, None, closes=False, problem="not-json")
+LATE = Answer(408, None, closes=True, problem="head-timeout")
 UNKNOWN = Answer(503, None, closes=False, problem="outcome-unknown")
 GOOD = (record("0.0", b"1", 5), record("0.0", b"2", 6))
 
@@ -66,6 +89,7 @@ def test_the_ledger_is_content_with_what_is_right() -> None:
         assert judged(answer, *records) == []
     assert judged(REFUSED, fate=Fate.REFUSED) == []
     assert judged(Answer(503, None, closes=False, problem="queue-full")) == []
+    assert judged(LATE, seconds=1.5) == []
 
 
 @pytest.mark.parametrize(
@@ -78,6 +102,7 @@ def test_the_ledger_is_content_with_what_is_right() -> None:
         (ACCEPTED, (GOOD[0], record("0.0", b"2", 6, partition=1)), Fate.TAKEN),
         (ACCEPTED, GOOD, Fate.REFUSED),
         (REFUSED, (), Fate.TAKEN),
+        (LATE, (), Fate.TAKEN),
         (REFUSED, GOOD, Fate.REFUSED),
         (UNKNOWN, GOOD[:1], Fate.TAKEN),
         (None, (*GOOD, *GOOD), Fate.TAKEN),
@@ -86,6 +111,15 @@ def test_the_ledger_is_content_with_what_is_right() -> None:
 )
 def test_the_ledger_sees_what_is_wrong(answer: Answer | None, records: tuple[Any, ...], fate: Fate) -> None:
     assert judged(answer, *records, fate=fate)
+
+
+def test_what_a_bent_stream_spells_may_be_there_and_nothing_else() -> None:
+    """A letter twice, in a string of JSON and in the header's name that would have told whose it is."""
+    stream = b'idempotencncy-key: 0.0\r\n\r\n"{"data":"ttext \\u00e9","data_base64":"AP8="}'
+    for value, wrong in ((b"ttext \xc3\xa9", 0), (b"\x00\xff", 0), (b"text \xc3\xa8", 1), (b"\x00\xfe", 1)):
+        ledger = Ledger()
+        ledger.note(Case(0, stream, [], is_http=False), [])
+        assert len(ledger.violations([record("", value, 5)])) == wrong
 
 
 def test_answers_are_read_strictly() -> None:

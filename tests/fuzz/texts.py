@@ -44,7 +44,7 @@ def value(rng: random.Random, deepest: int = 4, *, gap: Callable[[random.Random]
         return gap(rng) + value(rng, deepest - 1, gap=gap) + gap(rng)
 
     if kind == 7:
-        deep = rng.randrange(300) if rng.random() < 0.05 else 1
+        deep = rng.randrange(1, 300) if rng.random() < 0.05 else 1
         return b"[" * deep + b",".join(inner() for _ in range(rng.randrange(1, 4))) + b"]" * deep
     members = (gap(rng) + string(rng) + gap(rng) + b":" + inner() for _ in range(rng.randrange(1, 4)))
     return b"{" + b",".join(members) + b"}"

@@ -15,7 +15,7 @@ from headrace.local.ports import free_ports
 from tests.bulk import Memory, count_exactly_once, fill
 from tests.producer_process import records_of, serving
 from tests.s3_proxy import Fault, never, on_objects, s3_proxy
-from tests.trial import trial
+from tests.trial import metric, trial
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -54,6 +54,25 @@ async def test_memory_while_s3_is_dead_and_while_the_backlog_drains(service_env:
             consumer.terminate()
             assert await consumer.ended() == 0
         assert await count_exactly_once(it) == 600_000
+
+
+async def test_objects_have_more_lines_than_memory_would_hold(service_env: dict[str, str]) -> None:
+    """Four times 12 MB of lines are open side by side within 16: they wait compressed."""
+    with trial(service_env, 4, "w") as it:
+        await it.create_topic()
+        await fill(it, 160_000, 220, noisy=False)
+        (port,) = free_ports(1)
+        bounds = {"MEMORY_BUDGET_BYTES": str(16 << 20), "CHUNK_MAX_BYTES": str(16 << 20)}
+        consumer = it.start(**AS_DEPLOYED, **bounds, MANAGEMENT_PORT=str(port))
+
+        async def all_is_read() -> bool:
+            return await metric(port, "headrace_consumer_records_total") == 160_000
+
+        await it.eventually(all_is_read)
+        assert not any(offset > 0 for offset, _ in (await it.committed()).values()), "no chunk is closed yet"
+        consumer.terminate()
+        assert await consumer.ended() == 0
+        assert await count_exactly_once(it) == 160_000
 
 
 @pytest.mark.parametrize("fault", [Fault.FORBIDDEN, Fault.STALL])

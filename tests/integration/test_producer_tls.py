@@ -4,45 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ssl
 from typing import TYPE_CHECKING
 
 import httpx
 import pytest
-import trustme
 
+from tests.papers import Papers
 from tests.producer_process import ProducerProcess
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
 pytestmark = pytest.mark.stack
-
-
-class Papers:
-    """An authority, the server's certificate, and a client's, as files."""
-
-    def __init__(self, folder: Path) -> None:
-        self.authority = trustme.CA()
-        server = self.authority.issue_cert("127.0.0.1", "localhost")
-        client = self.authority.issue_cert("client@example.com")
-        self.ca, self.certificate, self.key, self.client = (folder / name for name in ("ca", "cert", "key", "client"))
-        self.authority.cert_pem.write_to_path(str(self.ca))
-        server.private_key_pem.write_to_path(str(self.key))
-        for blob in server.cert_chain_pems:
-            blob.write_to_path(str(self.certificate), append=True)
-        client.private_key_and_cert_chain_pem.write_to_path(str(self.client))
-
-    @property
-    def settings(self) -> dict[str, str]:
-        return {"HTTP_TLS_CERTIFICATE_FILE": str(self.certificate), "HTTP_TLS_KEY_FILE": str(self.key)}
-
-    def context(self, *, client: bool) -> ssl.SSLContext:
-        context = ssl.create_default_context(cafile=str(self.ca))
-        if client:
-            context.load_cert_chain(str(self.client))
-        return context
 
 
 @contextlib.asynccontextmanager
@@ -98,6 +73,21 @@ async def test_a_client_without_a_certificate_is_not_let_in(
             async with httpx.AsyncClient(base_url=url, verify=context, trust_env=False) as stranger:
                 with pytest.raises(httpx.TransportError):
                     await stranger.post("/payloads", content=b'{"data":[1]}')
+
+
+async def test_handshakes_that_do_not_come_end_as_slow_heads_do(
+    service_env: dict[str, str], topic: Callable[..., str], tmp_path: Path
+) -> None:
+    papers = Papers(tmp_path)
+    settings = {**papers.settings, "HTTP_HOST": "127.0.0.1", "HEADER_TIMEOUT_SECONDS": "1", "MAX_CONNECTIONS": "8"}
+    async with serving_tls(service_env, topic(), papers, client=False, **settings) as client:
+        url = client.base_url
+        async with asyncio.timeout(30):  # uvloop itself would let them be for 60 s
+            silent = [await asyncio.open_connection(url.host, url.port) for _ in range(9)]
+            for reader, writer in silent:
+                assert await reader.read() == b""
+                writer.close()
+        assert (await client.post("/payloads", content=b'{"data":[1]}')).status_code == 200
 
 
 def tmp_path_of(folder: Path) -> Path:

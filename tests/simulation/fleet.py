@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
+from consumer.encode.lines import Lines
 from consumer.runner import Archiver, Edges
 from headrace.errors import HeadraceError
 from headrace.kafka import TopicMissing
 from headrace.management import Health
+from tests.fakes import PressedLines
 from tests.simulation import client, store
 from tests.simulation.kinds import BODIES_BYTES
 from tests.simulation.oracle import WatchedBudget
@@ -57,6 +60,12 @@ class WatchedArchiver(Archiver):
     world: World
     fetch: int
     """Records of one fetch."""
+
+    def __init__(self, settings: ConsumerSettings, **more: Any) -> None:
+        super().__init__(settings, **more)
+        if isinstance(self._form, Lines) and self._form.press_bytes:
+            self._form = PressedLines(self._form.compression, self._form.level)
+            self._limits = replace(self._limits, press_bytes=self._form.press_bytes)
 
     def _session(self, *args: Any, **kwargs: Any) -> Session:
         session = super()._session(*args, **kwargs)

@@ -10,7 +10,7 @@ from unittest.mock import patch
 import consumer.standing
 import consumer.taking
 import consumer.uploader
-from consumer.chunk import OpenChunk
+from consumer.chunk import Bucket, OpenChunk
 from consumer.taking import Taking
 from consumer.uploader import Uploader
 from tests.simulation.mutant import mutant, wrapped
@@ -41,6 +41,22 @@ def end_from_last_record() -> Iterator[None]:
         return make
 
     with wrapped(OpenChunk, "take", take), wrapped(OpenChunk, "close", close):
+        yield
+
+
+@mutant("coder-forgotten")
+def coder_forgotten() -> Iterator[None]:
+    """What of a chunk was compressed while it was open is not in its object."""
+
+    def press(original: Any) -> Any:
+        async def make(self: Uploader, bucket: Bucket) -> int:
+            saved: int = await original(self, bucket)
+            bucket.coder = None
+            return saved
+
+        return make
+
+    with wrapped(Uploader, "press", press):
         yield
 
 

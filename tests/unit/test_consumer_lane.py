@@ -181,12 +181,12 @@ def test_many_buckets_hold_more_than_their_lines() -> None:
     chunk = OpenChunk(0)
     for offset in range(100):
         chunk.take([record(offset, offset % 24)], layout=LAYOUT, encode=encode, limits=Limits(200, 10**6, 10), now=0.0)
-    assert chunk.held == chunk.size + 24 * BUCKET_BYTES + 100 * PART_BYTES
+    assert chunk.held == chunk.cargo.size + 24 * BUCKET_BYTES + 100 * PART_BYTES
     _, cargo = chunk.close()
     assert cargo.held == chunk.held
     one = OpenChunk(0)
     one.take(some(1, 2), layout=LAYOUT, encode=encode, limits=LIMITS, now=0.0)
-    assert one.held == one.size
+    assert one.held == one.cargo.size
 
 
 def test_a_bucket_knows_its_first_and_last_timestamp() -> None:
@@ -348,7 +348,9 @@ def test_pausing_and_failing() -> None:
     lane.resume()
     lane.take(some(0, 1, 2, 3, 4), 5, 0.0)
     assert lane.held_bytes == 10
-    lane.compressed(8)
+    (chunk,) = closed(lane)
+    assert chunk.cargo is not None
+    lane.compressed(chunk.cargo)
     assert lane.held_bytes == lane.open_bytes == 2
     lane.fail("because")
     assert (lane.state, lane.problem, lane.held_bytes, lane.live) == (LaneState.FAILED, "because", 0, False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import tracemalloc
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -146,6 +147,19 @@ def test_accept() -> None:
     with pytest.raises(Problem) as caught:
         answer_type(b"text/html")
     assert caught.value.kind is Kind.NOT_ACCEPTABLE
+
+
+def test_little_is_kept_of_long_headers() -> None:
+    long = b"x" * 60_000
+    tracemalloc.start()
+    try:
+        for number in range(100):
+            assert embedded_format(b"%b; %d%b" % (JSON, number, long)) is Embedded.JSON
+            assert answer_type(b"text/%d%b, application/json" % (number, long)) == b"application/json"
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 500_000
 
 
 def test_the_answer_is_the_proxys() -> None:

@@ -17,7 +17,7 @@ import pytest
 from headrace.errors import SettingsError
 from headrace.s3 import S3Refused, S3Unavailable, open_store
 from headrace.s3.multipart import Multipart
-from headrace.s3.parts import LEAST_PART_BYTES
+from headrace.s3.parts import LEAST_PART_BYTES, SMALL_BYTES
 from headrace.settings import S3Settings, load
 
 if TYPE_CHECKING:
@@ -83,6 +83,16 @@ async def recorder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIter
     for writer, ended in recorder.open.items():
         writer.transport.abort()
         await ended.wait()
+
+
+@pytest.mark.parametrize(("size", "asks"), [(0, False), (SMALL_BYTES, False), (SMALL_BYTES + 1, True)])
+async def test_a_small_body_waits_for_one_answer(recorder: Recorder, size: int, asks: bool) -> None:
+    """A client that asks "may I" first takes twice as long where a store is far away."""
+    async with open_store(load(S3Settings)) as store:
+        await store.put("p/t/object", bytes(size), metadata={}, content_type="application/zstd")
+    ((line, headers),) = recorder.sent
+    assert (line, headers["content-length"]) == ("PUT /bucket/p/t/object", str(size))
+    assert ("expect" in headers) is asks
 
 
 KMS = {
