@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from aiokafka import TopicPartition
 
     from consumer.chunk import Bucket, Cargo
-    from consumer.claims import Plan
+    from consumer.claims import ClosedChunk, Plan
     from consumer.jobs import Job
     from consumer.uploader import Body, Uploader
     from headrace.management import Health
@@ -245,7 +245,7 @@ class Dispatcher:
         """Kafka's answer for one partition: 0 lets the claimed chunks go. True when it may be asked again."""
         if code == 0:
             for chunk in lane.claims.acknowledged(plan):
-                self._jobs.put_nowait((lane, chunk))
+                self._put(lane, chunk)
             self._made_room()
             return False
         if code == METADATA_TOO_LARGE:
@@ -301,7 +301,11 @@ class Dispatcher:
 
     def _enqueue(self, lane: Lane) -> None:
         while lane.ready:
-            self._jobs.put_nowait((lane, lane.ready.popleft()))
+            self._put(lane, lane.ready.popleft())
+
+    def _put(self, lane: Lane, chunk: ClosedChunk) -> None:
+        assert chunk.cargo is not None
+        self._jobs.put_nowait((lane, chunk), self._uploader.puts(chunk.cargo))
 
     async def press(self) -> None:
         """The body of one task: compress lines of open chunks while more of them come. Until cancelled.
@@ -380,16 +384,20 @@ class Dispatcher:
         if len(together) > 1 and not isinstance(body, Bundle):
             again = job.failures > 0
             return await self._uploader.upload_all(partition, together, wanted, stored=stored, after_failure=again)
-        before = body.progress
-        if await self._uploader.upload(partition, body, wanted):
+        if await self._uploader.upload(partition, body, wanted, partial(self._progressed, job)):
             stored(body)
             return True
-        if body.progress > before:
-            self._jobs.progressed(job)
         return False
 
     def _body_stored(self, job: Job, body: Body) -> None:
         self.budget.add(-self._jobs.stored(job, body))
+        self._s3_takes_it()
+
+    def _progressed(self, job: Job) -> None:
+        self._jobs.progressed(job)
+        self._s3_takes_it()
+
+    def _s3_takes_it(self) -> None:
         if not self._jobs.failing:
             self._health.report(HEALTH_PART, None)
 

@@ -1,5 +1,8 @@
 """Claimed chunks on their way to S3: which is tried next, so that no partition takes what all of them need. Pure.
 
+Within a partition the oldest is first, also when it comes back from a pause: nothing can be committed before it is
+stored. Younger ones begin only where those under way leave slots unused (a chunk may have thousands of objects).
+
 Two rules keep a partition whose uploads hang or fail from holding up the others:
 
 - who has as much as is still free gets no more (of upload slots, and of places in the queue). So something is always
@@ -10,8 +13,11 @@ Two rules keep a partition whose uploads hang or fail from holding up the others
 
 from __future__ import annotations
 
+import itertools
+from bisect import insort
 from collections import deque
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -24,6 +30,8 @@ if TYPE_CHECKING:
 FAILURES_TO_FAIL: Final = 3
 """Attempts of one partition, one after the other: a single lost answer says nothing about the next."""
 
+_number = attrgetter("number")
+
 
 @dataclass(eq=False)
 class Job:
@@ -31,6 +39,10 @@ class Job:
 
     lane: Lane
     chunk: ClosedChunk
+    number: int
+    """Older ones have lower numbers."""
+    puts: int = 1
+    """About how many it takes to store it."""
     bodies: deque[Body] | None = None
     began: float | None = None
     """When it was first tried, and when it may be tried again, by the clock that `next` is given."""
@@ -46,8 +58,9 @@ class Job:
 class Line:
     """What one lane has of what is shared."""
 
-    waiting: deque[Job] = field(default_factory=deque)
-    under_way: int = 0
+    waiting: list[Job] = field(default_factory=list)
+    """The oldest first."""
+    under_way: set[Job] = field(default_factory=set)
     body_bytes: int = 0
     """Compressed and not stored yet."""
     failures: int = 0
@@ -60,6 +73,12 @@ class Line:
     def ready(self, now: float) -> Job | None:
         """The first that isn't in a pause."""
         return next((job for job in self.waiting if job.ready_at <= now), None)
+
+    def leaves_unused(self, slots: int, job: Job) -> bool:
+        """Would those under way, without this one, use fewer slots than there are? An older one goes before them."""
+        if len(self.under_way) < 2 or job.number < min(map(_number, self.under_way)):
+            return True
+        return sum(it.puts for it in self.under_way) < 2 * slots  # each ends with fewer than there are slots
 
 
 class Jobs:
@@ -74,6 +93,7 @@ class Jobs:
         self._failing: set[Lane] = set()
         self._waiting = 0
         self._under_way = 0
+        self._numbers = itertools.count()
 
     def __repr__(self) -> str:
         return f"<Jobs waiting={self._waiting} under_way={self._under_way} lanes={len(self._lines)}>"
@@ -95,15 +115,18 @@ class Jobs:
         self._waiting -= len(line.waiting)
         return line.waiting
 
-    def put_nowait(self, claimed: tuple[Lane, ClosedChunk]) -> None:
-        """A chunk of a lane is claimed; that of a lane that is gone is not wanted."""
+    def put_nowait(self, claimed: tuple[Lane, ClosedChunk], puts: int = 1) -> None:
+        """A chunk of a lane is claimed, after all that were before; that of a lane that is gone is not wanted.
+
+        `puts`: about how many it takes to store it.
+        """
         lane, chunk = claimed
         if lane in self._lines:
-            self._wait(Job(lane, chunk))
+            self._wait(Job(lane, chunk, next(self._numbers), puts))
 
     def _wait(self, job: Job) -> None:
         line = self._lines[job.lane]
-        line.waiting.append(job)
+        insort(line.waiting, job, key=_number)
         self._queued.setdefault(job.lane, line)
         self._waiting += 1
         self._wake()
@@ -125,8 +148,11 @@ class Jobs:
         found: Job | None = None
         fewest = slots
         for line in self._queued.values():
-            if line.under_way < fewest and self._may_start(line, slots) and (job := line.ready(now)) is not None:
-                found, fewest = job, line.under_way
+            if len(line.under_way) >= fewest or not self._may_start(line, slots):
+                continue
+            job = line.ready(now)
+            if job is not None and line.leaves_unused(slots, job):
+                found, fewest = job, len(line.under_way)
                 if fewest == 0:
                     break
         if found is None:
@@ -135,7 +161,7 @@ class Jobs:
         line.waiting.remove(found)
         if line.waiting:
             self._queued[found.lane] = line  # at the end: others are first next time
-        line.under_way += 1
+        line.under_way.add(found)
         self._under_way += 1
         self._waiting -= 1
         if found.began is None:
@@ -145,9 +171,9 @@ class Jobs:
     def _may_start(self, line: Line, slots: int) -> bool:
         free = slots - self._under_way
         if line.failing:
-            others = sum(self._lines[lane].under_way for lane in self._failing)
+            others = sum(len(self._lines[lane].under_way) for lane in self._failing)
             return free > 0 and not line.under_way and others < max(1, slots // 2)
-        return line.under_way < free or (len(self._lines) == 1 and free > 0)
+        return len(line.under_way) < free or (len(self._lines) == 1 and free > 0)
 
     def wake_at(self, now: float) -> float | None:
         """When a pause ends, so that `next` may have another answer though nothing has happened."""
@@ -184,18 +210,18 @@ class Jobs:
         """It is under way no more: stored, or no longer wanted."""
         self._under_way -= 1
         if (line := self._lines.get(job.lane)) is not None:
-            line.under_way -= 1
+            line.under_way.discard(job)
             line.body_bytes -= job.body_bytes
         if self._waiting:
             self._wake()
 
     def again(self, job: Job, ready_at: float) -> bool:
-        """An attempt failed; the job goes to the end of its line. False when its lane is gone, and so it is."""
+        """An attempt failed; the job goes back to its place in the line. False when its lane is gone, and so it is."""
         line = self._lines.get(job.lane)
         if line is None:
             return False
         self._under_way -= 1
-        line.under_way -= 1
+        line.under_way.discard(job)
         line.failures += 1
         if line.failing:
             self._failing.add(job.lane)

@@ -46,6 +46,8 @@ class Pass(Generic[Item]):
         self._after_failure = after_failure
         self._in_a_row = 0
         self._failed = False
+        self._over = False
+        """Turns have ended: what succeeds late doesn't bring them back, and the few left would go on for ever."""
 
     async def run(self) -> bool:
         """Whether all of it is stored now. Raises what an attempt raises."""
@@ -72,14 +74,14 @@ class Pass(Generic[Item]):
             for _ in range(most):
                 if not await self._one():
                     return False
-                if not self._slots.keep(self._partition):
+                if not self._slots.keep(self._partition, self._order):
                     break
             return True
         finally:
             self._slots.give(self._partition)
 
     async def _one(self) -> bool:
-        if self._in_a_row >= FAILURES_TO_FAIL or not self._wanted():
+        if self._over or not self._wanted():
             return False
         item = next(self._left, None)
         if item is None:
@@ -89,4 +91,5 @@ class Pass(Generic[Item]):
         else:
             self._failed = True
             self._in_a_row += 1
+            self._over |= self._in_a_row >= FAILURES_TO_FAIL
         return True

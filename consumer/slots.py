@@ -57,8 +57,13 @@ class Slots:
             del self._taken[partition]
         self._grant()
 
-    def keep(self, partition: TopicPartition) -> bool:
-        """May who holds a slot use it once more? Otherwise it gives it, and waits like the others."""
+    def keep(self, partition: TopicPartition, order: int) -> bool:
+        """May who holds a slot use it once more? Otherwise it gives it, and waits like the others.
+
+        Not where an older chunk of its own partition waits.
+        """
+        if (own := self._waiting.get(partition)) and own[0][0] < order:
+            return False
         if self._taken[partition] == self.total - self._free and not self._waiting.keys() - {partition}:
             return True
         taken, free = self._taken[partition] - 1, self._free + 1

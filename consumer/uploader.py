@@ -157,6 +157,10 @@ class Uploader:
         self._slots = Slots(most_attempts)
         self._jitter = jitter
 
+    def puts(self, cargo: Cargo) -> int:
+        """About how many PUTs a chunk takes."""
+        return cargo.records if self._form.one_by_one else len(cargo.buckets)
+
     async def press(self, bucket: Bucket) -> int:
         """Compress an open chunk's lines that wait, in a thread. Returns how many bytes fewer memory holds then.
 
@@ -261,15 +265,22 @@ class Uploader:
         pause = min(FIRST_PAUSE_SECONDS * 2.0 ** min(failures - 1, 30), LONGEST_PAUSE_SECONDS)
         return pause * (0.5 + self._jitter() / 2)
 
-    async def upload(self, partition: TopicPartition, body: Body, wanted: Callable[[], bool] = lambda: True) -> bool:
+    async def upload(
+        self,
+        partition: TopicPartition,
+        body: Body,
+        wanted: Callable[[], bool] = lambda: True,
+        progressed: Callable[[], None] = lambda: None,
+    ) -> bool:
         """One attempt; of a bundle, one for each of its payloads that isn't stored yet, unless they fail in a row.
 
         True when all of it is stored; False when it is to be tried again, which the log and /readyz tell. No attempt
-        starts when it isn't `wanted` any more. Raises AssignmentStale, before anything is sent.
+        starts when it isn't `wanted` any more. `progressed` is told of each payload that S3 has, as it comes: a bundle
+        may take minutes. Raises AssignmentStale, before anything is sent.
         """
         if isinstance(body, Bundle):
             before = body.progress
-            stored = await self._upload_bundle(partition, body, wanted)
+            stored = await self._upload_bundle(partition, body, wanted, progressed)
             metrics.STORED_OBJECTS.labels(partition.topic).inc(body.progress - before)
             return stored
         await self._slots.take(partition, body.order)
@@ -302,11 +313,16 @@ class Uploader:
             after_failure=after_failure,
         ).run()
 
-    async def _upload_bundle(self, partition: TopicPartition, bundle: Bundle, wanted: Callable[[], bool]) -> bool:
+    async def _upload_bundle(
+        self, partition: TopicPartition, bundle: Bundle, wanted: Callable[[], bool], progressed: Callable[[], None]
+    ) -> bool:
         async def attempt(payload: Payload) -> bool:
-            stored = await self._attempt(partition, payload)
-            (bundle.stored if stored else bundle.failed).add(payload.offset)
-            return stored
+            if await self._attempt(partition, payload):
+                bundle.stored.add(payload.offset)
+                progressed()
+                return True
+            bundle.failed.add(payload.offset)
+            return False
 
         after_failure = bool(bundle.failed)
         bundle.failed.clear()

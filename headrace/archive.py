@@ -16,7 +16,7 @@ import msgspec
 import zstandard
 from isal import igzip
 
-from headrace.coverage import RECORDS, Survey
+from headrace.coverage import RECORDS, Survey, told_records
 from headrace.errors import HeadraceError
 from headrace.objects import INDEX, beside_keys, parse_key, payload_prefix, topic_folder
 from headrace.record import StoredRecord
@@ -252,12 +252,12 @@ async def _beside(store: ObjectStore, key: str) -> bytes | None:
     None where there is no record.
     """
     head = await patiently(lambda: store.head(key))
-    told = "" if head is None else head.metadata.get(RECORDS, "")
-    if not told.isdecimal():
+    records = None if head is None else told_records(head.metadata)
+    if records is None:
         raise ArchiveError(f"No metadata ({RECORDS}) tells how many records it is of.")
-    if told == "0":
+    if records == 0:
         return None
-    keys = beside_keys(key, int(told))
+    keys = beside_keys(key, records)
     for other in keys:
         body = await patiently(lambda other=other: store.get(other))  # type: ignore[misc]
         if body is not None:
@@ -267,14 +267,18 @@ async def _beside(store: ObjectStore, key: str) -> bytes | None:
 
 async def read_index(store: ObjectStore, key: str) -> list[Entry]:
     """What an index tells of its payloads, by offset."""
-    name = parse_key(key)
-    assert name is not None, "an index has an object's name"
-    suffix = name.suffix.removeprefix(f"{INDEX}.")
     body = await _body(store, key)
     try:
-        return await asyncio.to_thread(lambda: list(decode_index(inflate(body, suffix))))
+        return await asyncio.to_thread(lambda: list(decode_index(index_lines(key, body))))
     except ArchiveError as error:
         raise ArchiveError(f"{key}: {error}") from error
+
+
+def index_lines(key: str, body: bytes) -> bytes:
+    """The lines of an index as it is stored. Raises ArchiveError when they are damaged."""
+    name = parse_key(key)
+    assert name is not None, "an index has an object's name"
+    return inflate(body, name.suffix.removeprefix(f"{INDEX}."))
 
 
 async def _payloads_of(store: ObjectStore, index_key: str, entries: list[Entry]) -> list[StoredRecord]:

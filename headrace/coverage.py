@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from headrace.objects import GAP_SUFFIX, Range, parse_key
+from headrace.objects import GAP_SUFFIX, LINES, Range, parse_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -37,6 +37,11 @@ class Chunk:
     def is_gap(self) -> bool:
         """It holds no records: it says that these offsets were gone from Kafka before they could be archived."""
         return self.suffix == GAP_SUFFIX
+
+    @property
+    def is_lines(self) -> bool:
+        """Bare payloads, a line each; what they can't tell lies beside its objects."""
+        return self.suffix.partition(".")[0] == LINES
 
 
 @dataclass(frozen=True)
@@ -162,6 +167,12 @@ def is_complete(present: int, told: Iterable[int | None]) -> bool | None:
 def told_objects(metadata: Mapping[str, str]) -> int | None:
     """How many objects an object's metadata says its chunk has; None when it does not say."""
     number = metadata.get(CHUNK_OBJECTS, "")
+    return int(number) if number.isdecimal() else None
+
+
+def told_records(metadata: Mapping[str, str]) -> int | None:
+    """Of how many records an object's metadata says that it is; None when it does not say."""
+    number = metadata.get(RECORDS, "")
     return int(number) if number.isdecimal() else None
 
 

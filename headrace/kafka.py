@@ -206,6 +206,7 @@ class KafkaCluster:
         for attempt in range(_COORDINATOR_ATTEMPTS):
             if attempt:
                 await asyncio.sleep(_COORDINATOR_PAUSE_SECONDS)
+            self._any_node()  # the look-up asserts that there is one
             try:
                 node = await self._client.coordinator_lookup(CoordinationType.GROUP, group)
             except BrokerResponseError as error:
@@ -223,6 +224,13 @@ class KafkaCluster:
             raise _error(f"Group {group}", code)
         return answer
 
+    def _any_node(self) -> int:
+        """A broker. One that has just come up may have told of none, not even of itself."""
+        node: int | None = self._client.get_random_node()
+        if node is None:
+            raise KafkaUnavailable("No Kafka broker is known.")
+        return node
+
     async def _metadata_of(self, topic: str) -> None:
         if self._client.cluster.partitions_for_topic(topic) is None:
             self._client.add_topic(topic)
@@ -230,10 +238,7 @@ class KafkaCluster:
 
     async def _ask(self, request: Request[Any], node: int | None = None) -> Any:
         try:
-            target = self._client.get_random_node() if node is None else node
-            if target is None:
-                raise KafkaUnavailable("No Kafka broker is known.")
-            return await self._client.send(target, request)
+            return await self._client.send(self._any_node() if node is None else node, request)
         except (KafkaError, OSError) as error:
             raise KafkaUnavailable(f"Kafka did not answer: {type(error).__name__} {error}".rstrip()) from error
         except NotImplementedError:

@@ -38,6 +38,8 @@ _NAME: Final = re.compile(
     r"(?P<topic>[a-zA-Z0-9._-]+)-(?P<partition>\d{5,10})-(?P<start>\d{20})-(?P<end>\d{20})\.(?P<suffix>[a-z0-9.]+)\Z"
 )
 
+_PAYLOAD: Final = re.compile(r"(?P<stem>.*-\d{5,10}-)(?P<offset>\d{20})\.[a-z]+\Z", re.DOTALL)
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Range:
@@ -99,6 +101,12 @@ def payload_key(stem: str, offset: int, suffix: str) -> str:
     return f"{stem}{offset:020d}.{suffix}"
 
 
+def parse_payload_key(key: str) -> tuple[str, int] | None:
+    """Stem and offset of what `payload_key` made; None for any other key."""
+    match = _PAYLOAD.match(key)
+    return None if match is None else (match["stem"], int(match["offset"]))
+
+
 def payload_prefix(index_key: str, told: str) -> str | None:
     """What stands before the names that an index tells, in the bucket that it lies in now; None when they don't fit.
 
@@ -123,8 +131,12 @@ def beside_key(
 
 def all_folders(prefix: str, topic: str) -> list[str]:
     """Every folder in which a topic's objects lie, but its markers'; each with a slash at its end."""
-    beside = f"{prefix}/{BESIDE_FOLDER}" if prefix else BESIDE_FOLDER
-    return [topic_folder(prefix, topic), payload_folder(prefix, topic), topic_folder(beside, topic)]
+    return [topic_folder(prefix, topic), payload_folder(prefix, topic), beside_folder(prefix, topic)]
+
+
+def beside_folder(prefix: str, topic: str) -> str:
+    """The folder of what belongs beside a topic's lines, with a slash at its end."""
+    return topic_folder(f"{prefix}/{BESIDE_FOLDER}" if prefix else BESIDE_FOLDER, topic)
 
 
 def beside_keys(key: str, records: int) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -14,17 +13,19 @@ from rich.console import Console
 from rich.text import Text
 
 from headrace.archive import patiently, survey
-from headrace.coverage import is_complete, told_lost, told_objects
+from headrace.coverage import is_complete, told_lost, told_objects, told_records
+from headrace.findings import Incomplete, PartitionReport, TopicReport
+from headrace.inventory import list_beside, take_inventory
 from headrace.nearby import adopt_local_stack
+from headrace.objects import beside_keys
 from headrace.s3 import open_store
 from headrace.settings import CommaList, S3Settings, load
 from headrace.table import show_table, slim_table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
 
-    from headrace.coverage import Chunk, Coverage
-    from headrace.objects import Range
+    from headrace.coverage import Chunk
     from headrace.s3 import ObjectStore
 
 HEADS_AT_A_TIME: Final = 32
@@ -36,88 +37,6 @@ class VerifySettings(S3Settings):
     kafka_topic: CommaList = Field(min_length=1, description="topics whose archives are verified, comma")
 
 
-@dataclass(frozen=True, slots=True)
-class Incomplete:
-    """A chunk that lacks objects. `told`: how many it should have; None when no object's metadata says so."""
-
-    chunk: Chunk
-    told: int | None
-
-
-@dataclass(slots=True)
-class PartitionReport:
-    """`eaten`: what Kafka had dropped of chunks that were stored in part; their objects' metadata tells."""
-
-    coverage: Coverage
-    incomplete: list[Incomplete] = field(default_factory=list)
-    eaten: list[Range] = field(default_factory=list)
-
-    @property
-    def whole(self) -> bool:
-        return not (self.coverage.holes or self.coverage.overlaps or self.incomplete)
-
-    @property
-    def lost(self) -> list[Range]:
-        """What was gone from Kafka before it could be archived, in order."""
-        return sorted({*self.coverage.lost, *self.eaten})
-
-    def problems(self) -> Iterator[str]:
-        """A sentence each."""
-        place = f"{self.coverage.topic}/{self.coverage.partition}"
-        for hole in self.coverage.holes:
-            yield f"{place}: {hole} is missing, {_count(hole)}"
-        for left, right in self.coverage.overlaps:
-            yield f"{place}: {right.keys[0]} overlaps {left.keys[0]}"
-        for item in self.incomplete:
-            have = f"{place}: {item.chunk.offsets} has {len(item.chunk.keys)} of"
-            if item.told is None:
-                yield f"{have} nobody knows how many objects: no metadata tells (--names-only does not ask)"
-            else:
-                yield f"{have} {item.told} objects"
-
-    def as_json(self) -> dict[str, Any]:
-        coverage = self.coverage
-        return {
-            "partition": coverage.partition,
-            "whole": self.whole,
-            "start": coverage.start,
-            "end": coverage.end,
-            "chunks": len(coverage.chunks),
-            "objects": coverage.objects,
-            "bytes": coverage.size,
-            "holes": [_pair(hole) for hole in coverage.holes],
-            "overlaps": [
-                {"offsets": [_pair(left.offsets), _pair(right.offsets)], "keys": [left.keys, right.keys]}
-                for left, right in coverage.overlaps
-            ],
-            "incomplete": [
-                {"offsets": _pair(item.chunk.offsets), "present": len(item.chunk.keys), "told": item.told}
-                for item in self.incomplete
-            ],
-            "lost": [_pair(lost) for lost in self.lost],
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class TopicReport:
-    topic: str
-    strangers: int
-    partitions: tuple[PartitionReport, ...]
-
-    @property
-    def whole(self) -> bool:
-        """No hole, no overlap, nothing incomplete, and there is something at all."""
-        return bool(self.partitions) and all(partition.whole for partition in self.partitions)
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "topic": self.topic,
-            "whole": self.whole,
-            "partitions": [partition.as_json() for partition in self.partitions],
-            "other_objects": self.strangers,
-        }
-
-
 async def inspect_topic(
     store: ObjectStore,
     *,
@@ -126,7 +45,7 @@ async def inspect_topic(
     names_only: bool = False,
     progress: Callable[[str], None] = lambda _: None,
 ) -> TopicReport:
-    """LIST a topic's objects, see how they join, and ask whether each chunk has all of them.
+    """LIST a topic's objects, see how they join, ask whether each chunk has all of them, and LIST its payloads, if any.
 
     Raises S3Unavailable or S3Refused.
     """
@@ -138,16 +57,16 @@ async def inspect_topic(
         chunks = [
             (report, chunk) for report in reports.values() for chunk in report.coverage.chunks if not chunk.is_gap
         ]
+        # After the topic's objects were listed: whatever belongs to these was stored before.
+        lines = any(chunk.is_lines for _, chunk in chunks)
+        beside = await list_beside(store, prefix, topic) if lines else frozenset()
         waiting = iter(chunks)
         done = 0
 
         async def work() -> None:
             nonlocal done
             for report, chunk in waiting:
-                lacking, eaten = await _ask(store, chunk)
-                if lacking is not None:
-                    report.incomplete.append(lacking)
-                report.eaten += eaten
+                await _ask(store, chunk, beside, report)
                 done += 1
                 if done % 100 == 0:
                     progress(f"{topic}: {done:,} of {len(chunks):,} chunks")
@@ -160,30 +79,38 @@ async def inspect_topic(
             raise failed.exceptions[0] from None
         for report in reports.values():
             report.incomplete.sort(key=lambda item: item.chunk)
+            report.alone.sort()
+        payloads = await take_inventory(
+            store,
+            prefix=prefix,
+            topic=topic,
+            partitions=found.partitions(),
+            progress=lambda done, of: progress(f"{topic}: payloads of {done:,} of {of:,} indexes"),
+        )
+        for number, inventory in payloads.items():
+            reports[number].payloads = inventory
     return TopicReport(topic, found.strangers, tuple(reports.values()))
 
 
-async def _ask(store: ObjectStore, chunk: Chunk) -> tuple[Incomplete | None, set[Range]]:
-    """What a chunk lacks, if anything, and what of it Kafka had dropped: any of its objects may tell."""
+async def _ask(store: ObjectStore, chunk: Chunk, beside: frozenset[str], report: PartitionReport) -> None:
+    """What a chunk lacks, and what of it Kafka had dropped: any of its objects may tell."""
     told: list[int | None] = []
     eaten = set()
     for key in chunk.keys:
         found = await patiently(lambda key=key: store.head(key))  # type: ignore[misc]
         told.append(None if found is None else told_objects(found.metadata))
-        if found is not None and (lost := told_lost(found.metadata)) is not None:
+        if found is None:
+            continue
+        if (lost := told_lost(found.metadata)) is not None:
             eaten.add(lost)
-    if is_complete(len(chunk.keys), told):
-        return None, eaten
-    return Incomplete(chunk, min((number for number in told if number is not None), default=None)), eaten
-
-
-def _count(offsets: Range) -> str:
-    count = offsets.end - offsets.start
-    return f"{count:,} offset{'' if count == 1 else 's'}"
-
-
-def _pair(offsets: Range) -> tuple[int, int]:
-    return offsets.start, offsets.end
+        if chunk.is_lines and (records := told_records(found.metadata)):
+            places = beside_keys(key, records)
+            if beside.isdisjoint(places):
+                report.alone.append(places[0] if places else key)
+    report.eaten += eaten
+    if not is_complete(len(chunk.keys), told):
+        least = min((number for number in told if number is not None), default=None)
+        report.incomplete.append(Incomplete(chunk, least))
 
 
 def _show(console: Console, report: TopicReport, place: str, *, names_only: bool) -> None:
@@ -191,7 +118,8 @@ def _show(console: Console, report: TopicReport, place: str, *, names_only: bool
         console.print(Text(f"No object of topic {report.topic} lies below {place}. Is the prefix right?", "bold red"))
         return
     columns = ("part", "start", "end", "chunks", "objects", "bytes", "lost", "holes", "overlaps", "incomplete")
-    table = slim_table(f"{report.topic} in {place}", columns)
+    one_by_one = any(partition.payloads for partition in report.partitions)
+    table = slim_table(f"{report.topic} in {place}", (*columns, "payloads", "gone") if one_by_one else columns)
     for partition in report.partitions:
         coverage = partition.coverage
         numbers = (len(coverage.holes), len(coverage.overlaps), len(partition.incomplete))
@@ -205,6 +133,7 @@ def _show(console: Console, report: TopicReport, place: str, *, names_only: bool
             str(sum(lost.end - lost.start for lost in partition.lost)),
             *(str(number) for number in numbers[:2]),
             "not asked" if names_only else str(numbers[2]),
+            *((f"{payloads.told:,}", f"{payloads.gone:,}") if (payloads := partition.payloads) else ()),
             style="" if partition.whole else "bold red",
         )
     show_table(console, table)
@@ -261,8 +190,11 @@ def verify(topic: str | None, bucket: str | None, prefix: str | None, names_only
 
     The ranges in the objects' names must join, partition by partition, without hole or overlap, and every chunk must
     have all its objects. Offsets that Kafka had dropped before they could be archived count as lost, not as holes.
+    With FORMAT=object every payload that an index tells of must be there, with the size that it tells; with FORMAT=raw,
+    what belongs beside the lines.
 
-    Exit codes: 0 whole; 1 a hole, an overlap, an incomplete chunk, or nothing there; 2 wrong usage or settings.
+    Exit codes: 0 whole; 1 a hole, an overlap, an incomplete chunk, something gone, or nothing there; 2 wrong usage or
+    settings.
     """
     if bucket is None:
         adopt_local_stack(s3=True)

@@ -15,9 +15,10 @@ from tests.chaos.run import Options, chaos
 from tests.simulation.mutants import MUTANTS
 
 
-def names(seed: int, form: str | None, object_path: str | None) -> dict[str, str]:
-    """The seed's format and layout, but for what is told."""
+def names(seed: int, form: str | None, object_path: str | None, others: tuple[str, ...]) -> dict[str, str]:
+    """The seed's format and layout, but for what is told, and other settings."""
     told = {"FORMAT": form, "OBJECT_PATH": object_path}
+    told |= dict(other.split("=", 1) for other in others)
     return {**draw_names(seed), **{name: value for name, value in told.items() if value is not None}}
 
 
@@ -30,6 +31,8 @@ def names(seed: int, form: str | None, object_path: str | None) -> dict[str, str
 @click.option("--mutant", type=click.Choice(list(MUTANTS)), help="Put a mistake into the consumers first.")
 @click.option("--format", "form", help="What the consumers write. Default: the seed's choice.")
 @click.option("--object-path", help="Where to: `of={/of}/dt=%F` is a layout by a payload's field. Default: the seed's.")
+@click.option("--set", "others", multiple=True, metavar="NAME=VALUE", help="Another setting of the consumers.")
+@click.option("--load", type=float, help="Share of the full load. Default: a tenth with FORMAT=object, else all of it.")
 @click.option("--keep", is_flag=True, help="Keep the processes' logs, also when nothing was violated.")
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 def main(
@@ -40,6 +43,8 @@ def main(
     mutant: str | None,
     form: str | None,
     object_path: str | None,
+    others: tuple[str, ...],
+    load: float | None,
     *,
     short: bool,
     keep: bool,
@@ -53,7 +58,8 @@ def main(
     options = Options(
         *(seed, faults, minutes, short, mutant, keep, kinds),
         say=lambda line: click.echo(line, err=True),
-        names=names(seed, form, object_path),
+        names=names(seed, form, object_path, others),
+        load=load,
     )
     report = asyncio.run(chaos(options))
     click.echo(orjson.dumps(report.as_json(), option=orjson.OPT_INDENT_2) if as_json else report.as_text())

@@ -42,7 +42,9 @@ class HttpLoad:
     seed: int
     clients: int = 12
     rest: float = 0.1
-    """Seconds between a client's requests, on the average."""
+    """Seconds between a client's requests, on the average, at the full load."""
+    share: float = 1.0
+    """Of the full load."""
     outcomes: dict[int, tuple[Outcome, int]] = field(default_factory=dict)
     """Of each attempt: what its client knows, and its number of payloads."""
     answers: Counter[str] = field(default_factory=Counter)
@@ -78,7 +80,7 @@ class HttpLoad:
                     break
                 self.again += 1
                 await asyncio.sleep(dice.uniform(0.05, 0.5))
-            await asyncio.sleep(dice.expovariate(1 / self.rest))
+            await asyncio.sleep(dice.expovariate(self.share / self.rest))
 
     async def _send(self, target: httpx.AsyncClient, count: int, lines: bool, dice: random.Random) -> Outcome:
         self._attempts += 1
@@ -132,6 +134,7 @@ class NativeLoad:
     seed: int
     burst: int = 60
     rest: float = 0.15
+    share: float = 1.0
     sent: int = 0
     acknowledged: set[int] = field(default_factory=set)
     replaced: int = 0
@@ -147,7 +150,7 @@ class NativeLoad:
                     await producer.start()
                 while not stop.is_set():
                     await self._burst(producer, dice)
-                    await asyncio.sleep(self.rest)
+                    await asyncio.sleep(self.rest / self.share)
             except (KafkaError, OSError):  # TimeoutError is an OSError
                 self.replaced += 1
                 await asyncio.sleep(0.5)

@@ -95,10 +95,14 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """How a run is set up. `consumers`: so many at first; `settings`: what all of them are told."""
+    """How a run is set up. `consumers`: so many at first; `settings`: what all of them are told.
+
+    `load`: the share of the full load that is sent.
+    """
 
     consumers: int
     partitions: int
+    load: float
     reply_seconds: float
     lost_share: float
     settings: Mapping[str, str]
@@ -126,16 +130,24 @@ def draw_names(seed: int) -> Mapping[str, str]:
     }
 
 
-def draw_setting(seed: int, *, short: bool = False, names: Mapping[str, str] | None = None) -> Setting:
+def draw_setting(
+    seed: int, *, short: bool = False, names: Mapping[str, str] | None = None, load: float | None = None
+) -> Setting:
     """Small chunks and short time-outs, so that many claims, commits and takeovers happen in every minute.
 
-    When chunks close, `draw_limits` says. `names`: a format and a layout, where they are not to be drawn.
+    When chunks close, `draw_limits` says. `names`: a format and a layout, and other settings, where they are not to be
+    drawn. `load` is a tenth where each payload is an object: so it takes a PUT a record, and a store, a proxy in Python
+    and consumers on one machine give some hundred of them a second. Replies take a tenth of the time then, too.
     """
     dice = random.Random(f"setting {seed}")
+    names = draw_names(seed) if names is None else names
+    if load is None:
+        load = 0.1 if names.get("FORMAT") == "object" else 1.0
     return Setting(
         consumers=dice.choice((2, 3, 4)),
         partitions=dice.choice((4, 6)),
-        reply_seconds=1.5 if short else 3.0,
+        load=load,
+        reply_seconds=load * (1.5 if short else 3.0),
         lost_share=dice.choice((0.03, 0.06)),
         settings={
             "MAX_CLAIMS": dice.choice(("4", "32")),
@@ -144,7 +156,7 @@ def draw_setting(seed: int, *, short: bool = False, names: Mapping[str, str] | N
             "UPLOAD_TIMEOUT_SECONDS": "1.5" if short else "2.5",
             "SESSION_TIMEOUT_SECONDS": "2" if short else "3",
             "DRAIN_SECONDS": "3" if short else "5",
-            **(draw_names(seed) if names is None else names),
+            **names,
         },
         settle_seconds=5 if short else 40,
     )

@@ -21,6 +21,7 @@ class Report:
     mutant: str | None
     consumers: int
     partitions: int
+    load: float
     settings: Mapping[str, str]
     faults: dict[str, int] = field(default_factory=dict)
     s3_faults: dict[str, int] = field(default_factory=dict)
@@ -56,7 +57,8 @@ class Report:
 
     def as_text(self) -> str:
         lines = [f"seed {self.seed}" + (f", mutant {self.mutant}" if self.mutant else "")]
-        lines.append(f"{self.consumers} consumers at first, {self.partitions} partitions, {_list(self.settings)}")
+        cast = f"{self.consumers} consumers at first, {self.partitions} partitions, {self.load:g} of the full load"
+        lines.append(f"{cast}, {_list(self.settings)}")
         lines += _table(f"faults: {sum(self.faults.values())} in {self.seconds:.0f} s", self.faults)
         lines += _table("S3 requests, by what was done to them", self.s3_faults)
         lines += _table(f"requests: {sum(self.requests.values())}, {self.sent_again} of them sent again", self.requests)

@@ -54,15 +54,17 @@ class Options:
     only: frozenset[Kind] | None = None
     say: Callable[[str], None] = lambda _: None
     names: Mapping[str, str] | None = None
-    """Format and layout (FORMAT, OBJECT_PATH, …); None: the seed's."""
+    """Format and layout (FORMAT, OBJECT_PATH, …), and any other of the consumers' settings; None: the seed's."""
+    load: float | None = None
+    """The share of the full load; None: what the format can carry."""
 
 
 async def chaos(options: Options) -> Report:
     """Run it all. The report tells what was violated; logs of the processes are kept when something was."""
     for noisy in ("aiokafka", "asyncio", "httpx"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
-    setting = draw_setting(options.seed, short=options.short, names=options.names)
-    report = Report(options.seed, options.mutant, setting.consumers, setting.partitions, setting.settings)
+    setting = draw_setting(options.seed, short=options.short, names=options.names, load=options.load)
+    report = Report(options.seed, options.mutant, setting.consumers, setting.partitions, setting.load, setting.settings)
     folder = Path(tempfile.mkdtemp(prefix=f"headrace-chaos-{options.seed}-"))
     try:
         with own_stack() as stack:
@@ -125,8 +127,8 @@ class _Run:
         kafka = trial.kafka_settings.kafka_options()
         self._ledger = Ledger(kafka, trial.tps)
         self._watch = Watch(trial, store)
-        self._http = HttpLoad([f"http://127.0.0.1:{port}" for port in ports], options.seed)
-        self._native = NativeLoad(kafka, trial.topic, options.seed)
+        self._http = HttpLoad([f"http://127.0.0.1:{port}" for port in ports], options.seed, share=setting.load)
+        self._native = NativeLoad(kafka, trial.topic, options.seed, share=setting.load)
 
     def _consumer(self) -> Member:
         number = len(self.consumers.members)
@@ -166,16 +168,17 @@ class _Run:
         began = time.monotonic()
         for member in self.producers.members + self.consumers.members:
             member.start()
-        reading, watching = asyncio.create_task(self._ledger.read()), asyncio.create_task(self._watch.run())
-        try:
-            await self._harm(began)
-            await self._heal()
-            await self._settle()
-        finally:
-            for task in (reading, watching):
-                task.cancel()
-            await asyncio.gather(reading, watching, return_exceptions=True)
-            self._tell(began)
+        async with asyncio.TaskGroup() as observers:  # one that dies ends the run: nothing would be seen any more
+            observing = [observers.create_task(it) for it in (self._ledger.read(), self._watch.run())]
+            try:
+                await self._harm(began)
+                await self._heal()
+                await self._settle()
+            finally:
+                for task in observing:
+                    task.cancel()
+                await asyncio.gather(*observing, return_exceptions=True)
+                self._tell(began)
         self._report.verdict = await judge(self._trial, self._store, self._ledger, self._http, self._native)
         self._report.violations += self._report.verdict.findings
         await self._verify()

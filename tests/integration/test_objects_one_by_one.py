@@ -252,6 +252,19 @@ async def test_a_payload_that_was_changed_or_removed_is_told(new_trial: NewTrial
         await store.put(key, b"other", metadata={}, content_type="text/plain")
         with pytest.raises(ArchiveError, match="was changed since"):
             await read_chunk(store, chunk)
+        code, text = await it.run("verify", "--json")
+        (changed,) = orjson.loads(text)["topics"][0]["partitions"][0]["payloads"]["named"]
+        assert (code, changed["key"], changed["present_size"]) == (1, key, 5)
         await store.delete(key)
         with pytest.raises(ArchiveError, match="but it is gone"):
             await read_chunk(store, chunk)
+    code, text = await it.run("verify")
+    assert code == 1
+    assert f"{it.topic}/0: the payload of offset 3 is gone: {key}" in text
+    code, text = await it.run("verify", "--json")
+    answer = orjson.loads(text)
+    assert (code, answer["whole"]) == (1, False)
+    payloads = answer["topics"][0]["partitions"][0]["payloads"]
+    assert (payloads["told"], payloads["gone"], len(payloads["named"])) == (10, 1, 1)
+    assert payloads["named"][0].items() >= {"offset": 3, "key": key, "present_size": None}.items()
+    assert (await it.run("verify", "--names-only"))[0] == 0

@@ -28,6 +28,7 @@ from tests.fakes import Fault, MemoryStore, in_virtual_time, unavailable
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
+    from consumer.encode import Format
     from headrace.record import Record
 
 LAYOUT = Layout("p", "hour=%H", "jsonl")
@@ -55,9 +56,16 @@ class Rig:
     """A dispatcher over a store in memory, with lanes that read an endless log of records of ten bytes each."""
 
     def __init__(
-        self, *, budget: int = 1000, max_queue: int = 100, limits: Limits | None = None, layout: Layout = LAYOUT
+        self,
+        *,
+        budget: int = 1000,
+        max_queue: int = 100,
+        limits: Limits | None = None,
+        layout: Layout = LAYOUT,
+        form: Format | None = None,
     ) -> None:
         self.layout = layout
+        self.encode = encode if form is None else form.encode
         self.store = MemoryStore()
         self.health = Health()
         self.now = 0.0
@@ -66,7 +74,7 @@ class Rig:
         self.uploader = Uploader(
             store=self.store,
             layout=layout,
-            form=open_format("jsonl", "none"),
+            form=form or open_format("jsonl", "none"),
             timeout_seconds=60,
             alive_for=lambda: self.quiet_for,
             health=self.health,
@@ -92,7 +100,7 @@ class Rig:
             tp(number),
             Takeover(commit(start, *ends), True, segments, start),
             layout=self.layout,
-            encode=encode,
+            encode=self.encode,
             limits=self.limits,
             most_claims=most,
             stop=stop,
@@ -616,6 +624,28 @@ async def test_partitions_in_trouble_do_not_hold_up_the_others(hang: bool, troub
     assert all(rig.kafka[tp(number)].durable > 100 for number in troubled)
     assert rig.dispatcher.budget.held == 0
     assert rig.health.ready
+
+
+@in_virtual_time
+async def test_a_partition_is_well_again_with_the_first_payload_that_s3_takes() -> None:
+    """Not only when all payloads of its chunk are stored, which may take minutes."""
+    rig = Rig(form=open_format("object", "none"), budget=100_000, limits=Limits(50, 10_000, 60))
+    rig.store.faults += [*unavailable(FAILURES_TO_FAIL + 16), Fault("put"), Fault("put", gate=asyncio.Event())]
+    gate = rig.store.faults[-1]
+    lane = rig.lane()
+    async with rig.workers(8):
+        rig.feed(lane, 50)
+        rig.commit()
+        while not rig.store.landed:
+            assert not gate.asked.is_set()
+            await asyncio.sleep(0.01)
+            rig.dispatcher.pressure()
+        assert "503" not in rig.health.problems.get("s3", "")
+        assert lane not in rig.dispatcher._jobs.failing
+        assert gate.gate is not None
+        gate.gate.set()
+        await rig.settle()
+    assert rig.kafka[tp()] == commit(50)
 
 
 @in_virtual_time

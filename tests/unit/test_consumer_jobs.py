@@ -40,25 +40,36 @@ class World:
     def busy(self, lane: str) -> int:
         return sum(job.lane == lane for job in self.under_way)  # type: ignore[comparison-overlap]
 
-    def put(self, lane: str) -> None:
+    def put(self, lane: str, puts: int = 1) -> None:
         self.number += 1
-        chunk: Any = (lane, self.number)
-        self.jobs.put_nowait((lane, chunk))  # type: ignore[arg-type]
+        chunk: Any = (lane, self.number, puts)
+        self.jobs.put_nowait((lane, chunk), puts)  # type: ignore[arg-type]
         self.waiting[chunk] = 0.0
+
+    def others_come_first(self, chunk: Any, slots: int) -> bool:
+        """Older ones of its lane are under way, and can use all slots."""
+        before: list[Any] = [job.chunk for job in self.under_way if job.lane == chunk[0]]
+        older = [other for other in before if other[1] < chunk[1]]
+        return bool(older) and len(before) > 1 and sum(puts for _, _, puts in before) >= 2 * slots
 
     def take(self, slots: int) -> None:
         job = self.jobs.next(self.now, slots)
         ready = {chunk for chunk, at in self.waiting.items() if at <= self.now}
         free = slots - len(self.under_way)
         if job is None:
-            for lane, _ in ready:
+            for lane, *_ in ready:
+                oldest = min((chunk for chunk in ready if chunk[0] == lane), key=lambda chunk: chunk[1])
+                if self.others_come_first(oldest, slots):
+                    continue
                 if self.failing(lane):
                     assert free <= 0 or self.busy(lane) or self.trouble() >= max(1, slots // 2)
                 else:
                     assert self.busy(lane) >= free, "who has less than is free gets the next"
             return
-        lane, _ = chunk = job.chunk  # type: ignore[misc]
-        assert chunk in ready
+        chunk: Any = job.chunk
+        lane, number, _ = chunk
+        assert number == min(other for of, other, _ in ready if of == lane), "the oldest is first"
+        assert not self.others_come_first(chunk, slots)
         if self.failing(lane):
             assert self.busy(lane) == 0
             assert self.trouble() < max(1, slots // 2)
@@ -92,7 +103,7 @@ class World:
 
 
 STEPS = st.one_of(
-    st.tuples(st.just("put"), st.integers(0, LANES - 1)),
+    st.tuples(st.just("put"), st.integers(0, LANES - 1), st.sampled_from([1, 1, 1, 3, 8])),
     st.tuples(st.just("take"), st.integers(1, 6)),
     st.tuples(st.just("end"), st.integers(0, 9), st.sampled_from(["fail", "fail", "store"]), st.floats(0, 3)),
     st.tuples(st.just("wait"), st.floats(0, 2)),
@@ -105,9 +116,9 @@ def test_against_a_naive_account(steps: list[tuple[Any, ...]]) -> None:
     world = World()
     for step in steps:
         match step:
-            case ("put", lane):
+            case ("put", lane, puts):
                 woken = world.woken
-                world.put(world.lanes[lane])
+                world.put(world.lanes[lane], puts)
                 assert world.woken > woken
             case ("take", slots):
                 world.take(slots)
@@ -129,6 +140,33 @@ def test_against_a_naive_account(steps: list[tuple[Any, ...]]) -> None:
         world.jobs.done(job)
     assert world.jobs.next(world.now, 100) is None
     assert "waiting=0 under_way=0 lanes=0" in repr(world.jobs)
+
+
+def test_the_oldest_is_first_also_after_a_pause() -> None:
+    """Whatever younger ones wait: nothing can be committed before it is stored."""
+    world, lane = World(), "lane 0"
+    for _ in range(4):
+        world.put(lane, 100)
+    world.take(16)
+    world.take(16)
+    world.end(0, "fail", 0.5)
+    world.take(16)
+    assert [job.chunk[1] for job in world.under_way] == [2, 3], "meanwhile others may"  # type: ignore[index]
+    world.take(16)
+    assert len(world.under_way) == 2
+    world.now = 1.0
+    world.take(16)
+    assert [job.chunk[1] for job in world.under_way] == [2, 3, 1], "and it finds a worker"  # type: ignore[index]
+
+
+def test_of_chunks_with_many_objects_few_are_under_way() -> None:
+    """The others would be half-way when a successor has to repeat them, and would use no slot more."""
+    for puts, many in ((1, 16), (4, 8), (10, 4), (31, 2), (1000, 2)):
+        jobs, lane = Jobs(lambda: None), "lane"
+        jobs.add_lane(lane)  # type: ignore[arg-type]
+        for number in range(20):
+            jobs.put_nowait((lane, number), puts)  # type: ignore[arg-type]
+        assert sum(jobs.next(0.0, 16) is not None for _ in range(20)) == many, puts
 
 
 def test_lanes_take_turns() -> None:

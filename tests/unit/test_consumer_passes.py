@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -148,6 +149,18 @@ async def test_a_partition_that_comes_later_finds_slots() -> None:
     assert max(map(rig.stored.index, range(200, 210))) < rig.stored.index(159)
 
 
+async def test_an_older_chunk_that_is_tried_again_goes_first() -> None:
+    """It has waited while a younger one took the slots: that one gives them back, or it would never be whole."""
+    rig = Rig(most=2)
+    older, younger = await rig.bundle(*range(100, 120)), await rig.bundle(*range(500, 540))
+    async with asyncio.TaskGroup() as both:
+        both.create_task(rig.upload(replace(younger, order=500)))
+        await asyncio.sleep(0)
+        both.create_task(rig.upload(replace(older, order=100)))
+    assert len(rig.stored) == 60
+    assert rig.stored.index(119) < 30, "few of the younger one's are stored before"
+
+
 async def test_only_what_failed_is_tried_again() -> None:
     rig = Rig()
     bundle = await rig.bundle(*range(10, 30))
@@ -172,6 +185,27 @@ async def test_a_dead_store_is_not_asked_for_each_of_them() -> None:
     rig.store.faults.clear()
     assert await rig.upload(bundle)
     assert sorted(rig.stored) == list(range(10, 110))
+
+
+async def test_a_pass_that_is_over_does_not_go_on_with_fewer_attempts_side_by_side() -> None:
+    """One that succeeds late says nothing for those that have ended: the next pass has all of them again."""
+    rig = Rig(most=FAILURES_TO_FAIL + 1)
+    bundle = await rig.bundle(*range(10, 110))
+    late = Fault("put", gate=asyncio.Event())
+    rig.store.faults += [late, *unavailable(20)]
+    uploading = asyncio.create_task(rig.upload(bundle))
+    for _ in range(100):
+        await asyncio.sleep(0)
+    before = rig.attempts
+    assert (rig.store.now, before) < (2, 10), "all have ended but the late one"
+    rig.store.faults.clear()
+    assert late.gate is not None
+    late.gate.set()
+    assert not await uploading
+    assert (rig.attempts, bundle.progress) == (before, 1)
+    rig.store.most = 0
+    assert await rig.upload(bundle)
+    assert rig.store.most == FAILURES_TO_FAIL + 1
 
 
 async def test_no_attempt_starts_when_nobody_wants_it_any_more() -> None:

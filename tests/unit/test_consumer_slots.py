@@ -36,7 +36,7 @@ async def wait(slots: Slots, partition: TopicPartition, order: int = 0) -> async
 async def test_who_is_alone_may_have_all_of_them() -> None:
     slots = Slots(4)
     assert [await taken(slots, A) for _ in range(5)] == [True, True, True, True, False]
-    assert slots.keep(A)
+    assert slots.keep(A, 0)
 
 
 async def test_who_has_as_much_as_is_free_gets_no_more() -> None:
@@ -52,25 +52,40 @@ async def test_who_has_all_makes_room_for_a_newcomer() -> None:
     for _ in range(4):
         await slots.take(A, 0)
     newcomer = await wait(slots, B)
-    assert not slots.keep(A)
+    assert not slots.keep(A, 0)
     slots.give(A)
     await newcomer
-    assert not slots.keep(A)  # three of four, and none is free
+    assert not slots.keep(A, 0)  # three of four, and none is free
     slots.give(A)
-    assert slots.keep(B)
+    assert slots.keep(B, 0)
     assert not await taken(slots, A)
     slots.give(B)
-    assert slots.keep(A)
+    assert slots.keep(A, 0)
 
 
 async def test_an_older_chunk_is_first() -> None:
     slots = Slots(1)
     await slots.take(A, 0)
     waiting = {order: await wait(slots, A, order) for order in (500, 100, 300)}
-    assert slots.keep(A)
+    assert slots.keep(A, 0)
     for order in (100, 300, 500):
         slots.give(A)
         await waiting[order]
+
+
+async def test_a_younger_chunk_makes_way_for_an_older_one() -> None:
+    """Who has come back from a pause would otherwise wait for all that the younger ones have to store."""
+    slots = Slots(2)
+    for _ in range(2):
+        await slots.take(A, 500)
+    older, younger = await wait(slots, A, 100), await wait(slots, A, 900)
+    assert slots.keep(A, 100)
+    assert not slots.keep(A, 500)
+    slots.give(A)
+    await older
+    assert slots.keep(A, 500)
+    slots.give(A)
+    await younger
 
 
 async def test_who_is_cancelled_while_it_waits_takes_no_turn() -> None:
@@ -137,7 +152,7 @@ def test_slots_are_neither_made_nor_lost(steps: list[tuple[str, int, int]], tota
                 waiting[number].append(asyncio.create_task(slots.take(partitions[number], order)))
             elif step == "c" and waiting[number]:
                 waiting[number][order % len(waiting[number])].cancel()
-            elif held[number] and (step == "g" or not slots.keep(partitions[number])):
+            elif held[number] and (step == "g" or not slots.keep(partitions[number], order)):
                 held[number] -= 1
                 slots.give(partitions[number])
             await settle()

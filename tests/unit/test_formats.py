@@ -280,10 +280,24 @@ async def test_what_stands_beside_lines_is_stored_before_any_of_them() -> None:
     assert report.strangers == 0
 
 
+async def test_verify_names_what_is_gone_from_beside_lines() -> None:
+    rig = Rig()
+    gone, *_ = await rig.store_all(("n=00", ODD[::2]), ("n=01", ODD[1::2]))
+    assert "/_beside/t/n=00/" in gone
+    del rig.store.objects[gone]
+    report = await inspect_topic(rig.store, prefix="p", topic="t")
+    assert not report.whole
+    (partition,) = report.partitions
+    assert partition.alone == partition.as_json()["beside_gone"] == [gone]
+    assert [gone in problem for problem in partition.problems()] == [True]
+    assert (await inspect_topic(rig.store, prefix="p", topic="t", names_only=True)).whole
+
+
 async def test_a_chunk_without_records_has_an_object_and_nothing_beside_it() -> None:
     rig = Rig()
     assert len(await rig.store_all()) == 1
     assert await rig.read() == []
+    assert (await inspect_topic(rig.store, prefix="p", topic="t")).whole
 
 
 async def test_two_cuts_of_a_chunk_are_never_mixed_up() -> None:

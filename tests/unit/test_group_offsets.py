@@ -22,6 +22,10 @@ class Broker:
     def __init__(self, lookups: list[Any], answers: list[tuple[int, list[Any]]]) -> None:
         self._lookups = lookups
         self._answers = answers
+        self.node: int | None = 1
+
+    def get_random_node(self) -> int | None:
+        return self.node
 
     async def coordinator_lookup(self, kind: int, key: str) -> int:
         found = self._lookups.pop(0)
@@ -52,6 +56,14 @@ def row(offset: int, metadata: str | None, error_code: int = 0) -> list[Any]:
 async def test_what_is_committed_is_told() -> None:
     assert await read([1], (0, row(5, "claims"))) == (5, "claims")
     assert await read([1], (0, row(-1, None))) == (-1, "")
+
+
+async def test_a_broker_that_tells_of_no_broker_is_not_there_yet() -> None:
+    """It has just come up. aiokafka's look-up would fail on an assertion of its own."""
+    client: Any = Broker([], [])
+    client.node = None
+    with pytest.raises(KafkaUnavailable, match="No Kafka broker is known"):
+        await KafkaCluster(client, {}).committed("g", [TP])
 
 
 async def test_a_coordinator_that_moves_is_followed() -> None:
