@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 import time
 from typing import TYPE_CHECKING
 
@@ -188,6 +189,25 @@ async def test_what_is_no_http_or_too_long_a_head_is_told_so(
         assert await accepts(url)
         assert "Traceback" not in process.log, process.log
         assert "Invalid HTTP" not in process.log, "whoever connects could fill the log"
+
+
+async def test_nobody_is_slow_because_the_producer_stood_still(
+    service_env: dict[str, str], topic: Callable[..., str]
+) -> None:
+    """Its clock and what came meanwhile wait for it side by side."""
+    settings = {"HEADER_TIMEOUT_SECONDS": "1"}
+    body = b'{"data":[1]}'
+    async with serving(service_env, topic(), **settings) as (process, url), lines(url, 30) as opened:
+        for line in opened:
+            line.write(POST)
+        await asyncio.sleep(0.9)  # one look at all of them, and not yet the next: these are a second apart
+        process.process.send_signal(signal.SIGSTOP)
+        for line in opened:
+            line.write(b"Connection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+        await asyncio.sleep(1.5)  # the standing still
+        process.process.send_signal(signal.SIGCONT)
+        answers = await asyncio.gather(*(line.rest() for line in opened))
+        assert {answer[:12] for answer in answers} == {b"HTTP/1.1 200"}
 
 
 async def test_an_endless_refused_body_is_cut_off(service_env: dict[str, str], topic: Callable[..., str]) -> None:
