@@ -83,7 +83,7 @@ class Format(ABC):
 
     def coder(self) -> Coder:
         """A new one for a bucket's parts, of a format that has `press_bytes`."""
-        raise NotImplementedError
+        raise AssertionError("a format without press_bytes has no coder")
 
     @abstractmethod
     def pack(self, parts: list[bytes], place: Place) -> Packed:
