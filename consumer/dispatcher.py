@@ -19,6 +19,7 @@ from consumer.claims import ChunkState
 from consumer.jobs import Jobs
 from consumer.lane import Lane, LaneState
 from consumer.offsets import METADATA_TOO_LARGE, RETRIABLE
+from consumer.press import Press
 from consumer.uploader import HEALTH_PART, Bundle
 from headrace.errors import HaltError
 
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
     from aiokafka import TopicPartition
 
-    from consumer.chunk import Bucket, Cargo
     from consumer.claims import ClosedChunk, Plan
     from consumer.jobs import Job
     from consumer.uploader import Body, Uploader
@@ -70,9 +70,7 @@ class Dispatcher:
         self._jobs = Jobs(self._jobs_changed.set)
         self._workers = 0
         self._packing = asyncio.Semaphore(PACKED_AT_A_TIME)
-        self._ripe: dict[Lane, None] = {}
-        """Lanes with lines in their open chunks that are worth being compressed, in the order of their turn."""
-        self._ripened = asyncio.Event()
+        self.press = Press(uploader.press, turn=self._packing, changed=self._pressed)
         self._taking_claims = True
         self._parked: set[TopicPartition] = set()
 
@@ -109,9 +107,7 @@ class Dispatcher:
         before = lane.held_bytes
         lane.take(records, position, self._clock())
         metrics.RECORDS.labels(partition.topic).inc(len(records))
-        if lane.ripe_bytes:
-            self._ripe[lane] = None
-            self._ripened.set()
+        self.press.look_at(lane)
         if lane.open_bytes * 2 >= self.budget.high:
             lane.cut()  # the other half is for the next chunk, while this one is on its way
         self._account(lane, before)
@@ -155,7 +151,7 @@ class Dispatcher:
 
     def _leaving(self) -> int:
         """Bytes on their way to S3, except those that S3 does not take; and those that are about to be compressed."""
-        staying = sum(lane.open_bytes for lane in self.lanes.values()) - sum(lane.ripe_bytes for lane in self._ripe)
+        staying = sum(lane.open_bytes for lane in self.lanes.values()) - self.press.bytes_due
         return self.budget.held - self.budget.stuck - staying
 
     def _own_bytes(self, lane: Lane) -> int:
@@ -307,29 +303,8 @@ class Dispatcher:
         assert chunk.cargo is not None
         self._jobs.put_nowait((lane, chunk), self._uploader.puts(chunk.cargo))
 
-    async def press(self) -> None:
-        """The body of one task: compress lines of open chunks while more of them come. Until cancelled.
-
-        So they wait a fifth as large, are read while the processor's cache still has them, and an object may have more
-        of them.
-        """
-        while True:
-            await self._ripened.wait()
-            self._ripened.clear()
-            while self._ripe:
-                lane = next(iter(self._ripe))
-                async with self._packing:
-                    del self._ripe[lane]
-                    if (found := lane.next_ripe()) is not None:
-                        await self._press(lane, *found)
-                if lane.ripe_bytes:
-                    self._ripe[lane] = None
-
-    async def _press(self, lane: Lane, cargo: Cargo, bucket: Bucket) -> None:
-        saved = await self._uploader.press(bucket)
-        before = lane.held_bytes  # the lane may have closed the chunk meanwhile, or let it go
-        cargo.saved += saved
-        self.budget.add(lane.held_bytes - before)
+    def _pressed(self, change: int) -> None:
+        self.budget.add(change)
         self._made_room()
 
     async def work(self) -> None:

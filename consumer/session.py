@@ -95,7 +95,7 @@ class Session:
         try:
             async with asyncio.TaskGroup() as tasks:
                 workers = [tasks.create_task(self._dispatcher.work()) for _ in range(self._workers)]
-                workers.append(tasks.create_task(self._dispatcher.press()))
+                workers.append(tasks.create_task(self._dispatcher.press.run()))
                 committer = tasks.create_task(self._committer.run())
                 front = [
                     tasks.create_task(self._take_over(assignment.partitions)),

@@ -43,6 +43,8 @@ class Rig:
             alive_for=lambda: 0.0,
             health=Health(),
         )
+        self._press = self.uploader.press
+        self.uploader.press = self._watched  # type: ignore[method-assign]
         self.dispatcher = Dispatcher(
             uploader=self.uploader, health=Health(), memory_budget_bytes=budget, max_queue=100, clock=lambda: 0.0
         )
@@ -65,8 +67,6 @@ class Rig:
         """Set when lines are on their way to a coder; they get there when `go_on` is set."""
         self.go_on = asyncio.Event()
         self.pressed: list[int] = []
-        self._press = self.uploader.press
-        self.uploader.press = self._watched  # type: ignore[method-assign]
 
     async def _watched(self, bucket: Any) -> int:
         self.pressed.append(bucket.waiting)
@@ -87,7 +87,7 @@ class Rig:
 
     @contextlib.asynccontextmanager
     async def tasks(self) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(part()) for part in (self.dispatcher.press, self.dispatcher.work)]
+        tasks = [asyncio.create_task(part()) for part in (self.dispatcher.press.run, self.dispatcher.work)]
         try:
             yield
         finally:
