@@ -31,7 +31,8 @@ def milliseconds(text: str) -> int:
     ],
 )
 def test_buckets_are_utc(path: str, expected: str) -> None:
-    assert Layout("p", path, "jsonl").bucket(milliseconds("2026-11-22T23:59:58") + 999) == expected
+    layout, time = Layout("p", path, "jsonl"), milliseconds("2026-11-22T23:59:58") + 999
+    assert layout.bucket(time) == layout.place(StoredRecord(7, time, None, None)) == expected
 
 
 @pytest.mark.parametrize("timestamp", [-1, 0, 1_795_219_200, 1_795_219_200_000_000, 2**62, -(2**62)])
