@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from producer.settings import ProducerSettings
 
 TICK_SECONDS: Final = 0.25
+TURNS: Final = 2
+"""Of the loop, before it is told who is slow: what came while this process stood still is read, and then taken."""
 STEPS_AT_A_TIME: Final = 16  # of inflating, a millisecond or two: then others have their turn
 _ENCODINGS: Final = frozenset({b"content-encoding", b"transfer-encoding"})
 PIECE_BYTES: Final = 65_536  # a body that comes two bytes at a time must not take twenty times its size
@@ -66,6 +68,8 @@ class Bodies:
         """End what waits too long for a body. Runs until cancelled; a look at all of them beats a timer for each."""
         while True:
             await asyncio.sleep(TICK_SECONDS)
+            for _ in range(TURNS):
+                await asyncio.sleep(0)
             now = self._loop.time()
             for task, reading in self._reading.items():
                 if now >= min(reading.deadline, self._drain_until) and task not in self._stalled:

@@ -195,15 +195,17 @@ async def test_nobody_is_slow_because_the_producer_stood_still(
     service_env: dict[str, str], topic: Callable[..., str]
 ) -> None:
     """Its clock and what came meanwhile wait for it side by side."""
-    settings = {"HEADER_TIMEOUT_SECONDS": "1"}
+    settings = {"HEADER_TIMEOUT_SECONDS": "1", "BODY_TIMEOUT_SECONDS": "1"}
     body = b'{"data":[1]}'
+    whole = POST + b"Connection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
     async with serving(service_env, topic(), **settings) as (process, url), lines(url, 30) as opened:
-        for line in opened:
-            line.write(POST)
+        begins = [whole[: len(POST)], whole[:-5]] * 15
+        for line, begin in zip(opened, begins, strict=True):
+            line.write(begin)
         await asyncio.sleep(0.9)  # one look at all of them, and not yet the next: these are a second apart
         process.process.send_signal(signal.SIGSTOP)
-        for line in opened:
-            line.write(b"Connection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+        for line, begin in zip(opened, begins, strict=True):
+            line.write(whole[len(begin) :])
         await asyncio.sleep(1.5)  # the standing still
         process.process.send_signal(signal.SIGCONT)
         answers = await asyncio.gather(*(line.rest() for line in opened))
