@@ -188,8 +188,10 @@ async def end_process(process: Process, ended: asyncio.Task[int], hurry: asyncio
 
 
 def _signal(process: Process, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        process.send_signal(number)
+    """Not by `send_signal`: that looks first whether it has ended, and takes the exit code from who waits for it."""
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, number)
 
 
 def told_exit(code: int) -> str:
