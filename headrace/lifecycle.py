@@ -175,20 +175,23 @@ def supervise(command: Sequence[str], environments: Sequence[Mapping[str, str]],
 async def end_process(process: Process, ended: asyncio.Task[int], hurry: asyncio.Event, seconds: float) -> int:
     """Ask a process to end, twice where `hurry` says so, and kill it after so many seconds. Its exit code."""
     if not ended.done():
-        _signal(process, signal.SIGTERM)
+        send_signal(process, signal.SIGTERM)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 if not await either(ended, hurry):
-                    _signal(process, signal.SIGTERM)
+                    send_signal(process, signal.SIGTERM)
                     await asyncio.wait((ended,))
         if not ended.done():
             log.error("process %d has not ended %g s after it was asked to: killed", process.pid, seconds)
-            _signal(process, signal.SIGKILL)
+            send_signal(process, signal.SIGKILL)
     return await ended
 
 
-def _signal(process: Process, number: signal.Signals) -> None:
-    """Not by `send_signal`: that looks first whether it has ended, and takes the exit code from who waits for it."""
+def send_signal(process: Process, number: signal.Signals) -> None:
+    """To a process that may have ended.
+
+    asyncio's own looks first whether it has, and takes the exit code from who waits for it, who is told 255 then.
+    """
     if process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(process.pid, number)

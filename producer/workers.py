@@ -10,7 +10,7 @@ import signal
 from asyncio.subprocess import PIPE
 from typing import TYPE_CHECKING, Any, Final
 
-from headrace.lifecycle import PARENT_PIPE, either, end_process, stop_on_signals, told_exit
+from headrace.lifecycle import PARENT_PIPE, either, end_process, send_signal, stop_on_signals, told_exit
 from producer.listener import join_port
 
 if TYPE_CHECKING:
@@ -145,12 +145,10 @@ class Workers:
                 await asyncio.wait((ready, over))
         process, other = (new, old) if took_over else (old, new)
         if took_over:
-            with contextlib.suppress(ProcessLookupError):
-                other.send_signal(REPLACED)
+            send_signal(other, REPLACED)
         else:
             logger.error("process %d takes no connections; process %d stays in its place", new.pid, old.pid)
-            with contextlib.suppress(ProcessLookupError):
-                other.terminate()
+            send_signal(other, signal.SIGTERM)
         ended = asyncio.create_task(other.wait())
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._ending_seconds):
