@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from headrace.bench.figures import MICRO, middle
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from headrace.bench.usage import Usage
 
@@ -154,7 +154,8 @@ class Reading:
 
     `count` records or requests took `used`: "headrace" is the endpoint or all consumers together, beside it "kafka" and
     "s3" where they run for us. What it took to start is not in it, but in `start_cpu_seconds`; memory is the largest
-    process', from its start. `second` is records or requests a second, `troubles` requests that were not taken.
+    process', from its start. `second` is records or requests a second, `upload_ms` a chunk's way to S3 on average,
+    `troubles` requests that were not taken.
     """
 
     curve: str
@@ -166,6 +167,7 @@ class Reading:
     second: float
     start_cpu_seconds: float
     objects: int | None
+    upload_ms: float | None
     troubles: int
     noise: float
 
@@ -207,6 +209,15 @@ def rate(looks: Sequence[tuple[float, int]]) -> float:
     return 0.0
 
 
+def upload_ms(told: Iterable[Mapping[str, float]]) -> float | None:
+    """What a chunk's way to S3 took on average, from all consumers' metrics; None where nothing was stored."""
+    sums = [
+        (each["headrace_consumer_upload_seconds_sum"], each["headrace_consumer_upload_seconds_count"]) for each in told
+    ]
+    count = sum(count for _, count in sums)
+    return sum(seconds for seconds, _ in sums) * 1000 / count if count else None
+
+
 Amount = tuple[str, "Callable[[Reading], float | None]", int]
 """A column's name, what stands in it, and its digits behind the point."""
 
@@ -224,8 +235,13 @@ def amounts(curve: Curve) -> list[Amount]:
         ("RSS MiB", lambda reading: reading.rss_mib, 0),
         ("start CPU s", lambda reading: reading.start_cpu_seconds, 2),
         ("objects", lambda reading: reading.objects, 0),
+        ("upload ms", lambda reading: reading.upload_ms, 0),
     ]
-    return told if curve.half == "back" else [amount for amount in told if amount[0] not in {"S3 µs", "objects"}]
+    return (
+        told
+        if curve.half == "back"
+        else [amount for amount in told if amount[0] not in {"S3 µs", "objects", "upload ms"}]
+    )
 
 
 def line_of(curve: Curve, readings: Iterable[Reading], amount: Amount) -> list[tuple[int, float]]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from headrace.archive import survey
 from headrace.bench.back import archiver_command, until_durable
-from headrace.bench.curves import CURVES, BackPoint, Curve, FrontPoint, Reading, points_of, rate
+from headrace.bench.curves import CURVES, BackPoint, Curve, FrontPoint, Reading, points_of, rate, upload_ms
 from headrace.bench.front import SETTLE_SECONDS
 from headrace.bench.load import Load, run_load
 from headrace.bench.payloads import make_bodies, make_payloads
@@ -20,6 +20,7 @@ from headrace.bench.subject import (
     Running,
     free_ports_in_a_row,
     headrace_producer,
+    read_metrics,
     running,
     wait_until_ready,
 )
@@ -111,6 +112,7 @@ async def measure_front_point(
             second=answers.requests / answers.seconds,
             start_cpu_seconds=start,
             objects=None,
+            upload_ms=None,
             troubles=answers.failures + answers.errors,
             noise=meter.noise(used),
         )
@@ -154,6 +156,7 @@ async def measure_back_point(point: BackPoint, place: Place, workspace: Workspac
         looks = await until_durable(cluster, process, group, ends)
         used = meter.read()
         noise = meter.noise(used)
+        told = [await read_metrics(f"http://{LOOPBACK}:{port}/metrics") for port in ports]
     async with open_store(place.s3) as store:
         found = await survey(store, prefix=prefix, topic=topic)
     return Reading(
@@ -166,6 +169,7 @@ async def measure_back_point(point: BackPoint, place: Place, workspace: Workspac
         second=rate([(began, 0), *looks]),
         start_cpu_seconds=start,
         objects=sum(coverage.objects for coverage in found.partitions().values()),
+        upload_ms=upload_ms(told),
         troubles=0,
         noise=noise,
     )

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import httpx
+from prometheus_client.parser import text_string_to_metric_families
 
 from headrace.bench.figures import OURS
 from headrace.errors import HeadraceError
@@ -96,6 +97,17 @@ async def wait_until_ready(process: Running, url: str, status: int = 200, body: 
     raise HeadraceError(
         f"{process.name} was not ready within {READY_SECONDS:.0f} s ({said}). Its log:\n{process.last_words()}"
     )
+
+
+async def read_metrics(url: str) -> dict[str, float]:
+    """A process' metrics without labels, by name. Raises HeadraceError when there is no answer."""
+    try:
+        async with httpx.AsyncClient(trust_env=False, timeout=5) as client:
+            answer = (await client.get(url)).raise_for_status()
+    except httpx.HTTPError as error:
+        raise HeadraceError(f"{url} told no metrics: {error!r}") from error
+    families = text_string_to_metric_families(answer.text)
+    return {sample.name: sample.value for family in families for sample in family.samples if not sample.labels}
 
 
 def free_port() -> int:

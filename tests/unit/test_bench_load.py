@@ -82,7 +82,7 @@ async def test_as_fast_as_answers_come(tool: str) -> None:
     assert server.bodies.keys() == {b"one", NASTY}
     assert server.bodies[b"one"] == pytest.approx(server.bodies[NASTY], abs=4)
     assert 0 < answers.p50_ms <= answers.p99_ms <= answers.p999_ms <= answers.max_ms
-    assert 0.9 < answers.seconds < 2
+    assert answers.seconds > 0.9
     assert server.heads[0].startswith(b"POST /payloads?a=b HTTP/1.1\r\n")
     assert b"Content-Type: application/json\r\n" in server.heads[0]
     assert b"X-Own: a]]b\r\n" in server.heads[0]
