@@ -65,7 +65,7 @@ format: setup ## format and mend what can be mended
 
 PURE := consumer/budget.py,consumer/checksum.py,consumer/chunk.py,consumer/claims.py,consumer/encode/*,consumer/folders.py,consumer/jobs.py
 PURE := $(PURE),consumer/lane.py,consumer/layout.py,consumer/moments.py,consumer/pointer.py,consumer/slots.py,consumer/takeover.py
-PURE := $(PURE),headrace/collection.py,headrace/columns.py,headrace/coverage.py,headrace/jsontext.py,headrace/objects.py,headrace/parquet.py,headrace/tally.py
+PURE := $(PURE),headrace/collection.py,headrace/columns.py,headrace/comparison.py,headrace/coverage.py,headrace/jsontext.py,headrace/objects.py,headrace/parquet.py,headrace/points.py,headrace/tally.py
 PURE := $(PURE),headrace/s3/options.py,headrace/s3/parts.py
 PURE := $(PURE),producer/batches.py,producer/cloudevents.py,producer/inflating.py,producer/keys.py,producer/limits.py,producer/packing.py
 PURE := $(PURE),producer/partitioner.py,producer/payloads.py,producer/positions.py,producer/produce_requests.py,producer/rates.py

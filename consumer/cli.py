@@ -17,6 +17,7 @@ from headrace.errors import HeadraceError, SettingsError
 from headrace.kafka import open_cluster
 from headrace.nearby import adopt_local_stack
 from headrace.objects import topic_folder
+from headrace.points import parse
 from headrace.settings import load
 from headrace.table import show_table, slim_table
 
@@ -80,7 +81,7 @@ def replay(topic: str | None, since: str, until: str, prefix: str, group: str | 
     if topic_folder(settings.s3_prefix, name).startswith(archive):
         raise SettingsError(f"--prefix {prefix} lies in the archive's own folder {archive}: replay into another one")
     from consumer.process import run
-    from consumer.ranges import parse, replay_group, resolve
+    from consumer.ranges import replay_group, resolve
 
     parse(since, "--since")
     parse(until, "--until")

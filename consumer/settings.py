@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -13,7 +13,7 @@ from consumer.layout import DEFAULT_OBJECT_PATH, MOST_KEY_BYTES, Layout
 from consumer.moments import ISO, UTC_NAME, open_zone, reader
 from consumer.pointer import parse_pointer
 from headrace.objects import BESIDE_FOLDER, CONTROL_FOLDER, PAYLOAD_FOLDER
-from headrace.settings import MEBIBYTE, CommaList, KafkaSettings, S3Settings
+from headrace.settings import MEBIBYTE, CommaList, IsolationLevel, KafkaSettings, S3Settings
 
 OBJECT_CHUNK: Final = 1_000
 """CHUNK_MAX_RECORDS by default where each payload costs a PUT: so many a successor may have to repeat."""
@@ -24,7 +24,7 @@ class ConsumerSettings(KafkaSettings, S3Settings):
 
     kafka_topic: CommaList = Field(min_length=1, description="topics to archive, comma")
     kafka_group: str = Field("headrace", min_length=1, description="consumer group; its offsets hold the claims")
-    kafka_isolation_level: Literal["read_committed", "read_uncommitted"] = Field(
+    kafka_isolation_level: IsolationLevel = Field(
         "read_committed", description="read_uncommitted also archives records of transactions that were aborted"
     )
     session_timeout_seconds: float = Field(

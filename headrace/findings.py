@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from headrace.comparison import Comparison
     from headrace.coverage import Chunk, Coverage
     from headrace.inventory import Inventory
     from headrace.objects import Range
@@ -26,7 +27,7 @@ class PartitionReport:
     """`eaten`: what Kafka had dropped of chunks that were stored in part; their objects' metadata tells.
 
     `alone`: keys of what belongs beside lines (FORMAT=raw) and isn't there. `payloads`: those that are objects of their
-    own; None where there is no index, or nobody asked.
+    own; None where there is no index, or nobody asked. `comparison` with Kafka: None where nobody asked.
     """
 
     coverage: Coverage
@@ -34,11 +35,13 @@ class PartitionReport:
     eaten: list[Range] = field(default_factory=list)
     alone: list[str] = field(default_factory=list)
     payloads: Inventory | None = None
+    comparison: Comparison | None = None
 
     @property
     def whole(self) -> bool:
-        payloads_there = self.payloads is None or self.payloads.whole
-        return payloads_there and not (self.coverage.holes or self.coverage.overlaps or self.incomplete or self.alone)
+        if not all(part.whole for part in (self.payloads, self.comparison) if part is not None):
+            return False
+        return not (self.coverage.holes or self.coverage.overlaps or self.incomplete or self.alone)
 
     @property
     def lost(self) -> list[Range]:
@@ -60,13 +63,9 @@ class PartitionReport:
                 yield f"{have} {item.told} objects"
         for key in self.alone:
             yield f"{place}: what belongs beside lines is gone, and so are their keys, times and offsets: {key}"
-        if self.payloads is not None:
-            yield from self.payloads.unreadable
-            for it in self.payloads.named:
-                what = "is gone" if it.present is None else f"has {it.present:,} bytes, {it.size:,} were stored"
-                yield f"{place}: the payload of offset {it.offset} {what}: {it.key}"
-            if more := self.payloads.gone - len(self.payloads.named):
-                yield f"{place}: {more:,} more payloads are gone"
+        for part in (self.payloads, self.comparison):
+            if part is not None:
+                yield from part.problems(place)
 
     def as_json(self) -> dict[str, Any]:
         coverage = self.coverage
@@ -90,6 +89,7 @@ class PartitionReport:
             "lost": [_pair(lost) for lost in self.lost],
             "beside_gone": self.alone,
             "payloads": None if self.payloads is None else self.payloads.as_json(),
+            "kafka": None if self.comparison is None else self.comparison.as_json(),
         }
 
 

@@ -51,6 +51,15 @@ class Inventory:
     def whole(self) -> bool:
         return not (self.gone or self.unreadable)
 
+    def problems(self, place: str) -> Iterator[str]:
+        """A sentence each."""
+        yield from self.unreadable
+        for it in self.named:
+            what = "is gone" if it.present is None else f"has {it.present:,} bytes, {it.size:,} were stored"
+            yield f"{place}: the payload of offset {it.offset} {what}: {it.key}"
+        if more := self.gone - len(self.named):
+            yield f"{place}: {more:,} more payloads are gone"
+
     def as_json(self) -> dict[str, Any]:
         named = [{"offset": it.offset, "key": it.key, "size": it.size, "present_size": it.present} for it in self.named]
         return {"told": self.told, "gone": self.gone, "named": named, "unreadable": self.unreadable}

@@ -31,6 +31,7 @@ S3Acl = Literal[
     "bucket-owner-read",
     "bucket-owner-full-control",
 ]
+IsolationLevel = Literal["read_committed", "read_uncommitted"]
 CommaList = Annotated[tuple[str, ...], NoDecode]
 """A setting that is written `a,b,c` in the environment and may be an array in headrace.toml."""
 

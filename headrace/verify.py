@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,11 +20,11 @@ from headrace.inventory import list_beside, take_inventory
 from headrace.nearby import adopt_local_stack
 from headrace.objects import beside_keys
 from headrace.s3 import open_store
-from headrace.settings import CommaList, S3Settings, load
+from headrace.settings import CommaList, IsolationLevel, KafkaSettings, S3Settings, load
 from headrace.table import show_table, slim_table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
     from headrace.coverage import Chunk
     from headrace.s3 import ObjectStore
@@ -35,6 +36,10 @@ SHOWN: Final = 20
 
 class VerifySettings(S3Settings):
     kafka_topic: CommaList = Field(min_length=1, description="topics whose archives are verified, comma")
+
+
+class DeepSettings(KafkaSettings, VerifySettings):
+    kafka_isolation_level: IsolationLevel = Field("read_committed", description="as it was when the archive was made")
 
 
 async def inspect_topic(
@@ -117,9 +122,13 @@ def _show(console: Console, report: TopicReport, place: str, *, names_only: bool
     if not report.partitions:
         console.print(Text(f"No object of topic {report.topic} lies below {place}. Is the prefix right?", "bold red"))
         return
-    columns = ("part", "start", "end", "chunks", "objects", "bytes", "lost", "holes", "overlaps", "incomplete")
-    one_by_one = any(partition.payloads for partition in report.partitions)
-    table = slim_table(f"{report.topic} in {place}", (*columns, "payloads", "gone") if one_by_one else columns)
+    columns = ["part", "start", "end", "chunks", "objects", "bytes", "lost", "holes", "overlaps", "incomplete"]
+    if any(partition.payloads for partition in report.partitions):
+        columns += ["payloads", "gone"]
+    deep = any(partition.comparison for partition in report.partitions)
+    if deep:
+        columns += ["as in Kafka", "no longer there", "different"]
+    table = slim_table(f"{report.topic} in {place}", columns)
     for partition in report.partitions:
         coverage = partition.coverage
         numbers = (len(coverage.holes), len(coverage.overlaps), len(partition.incomplete))
@@ -134,6 +143,7 @@ def _show(console: Console, report: TopicReport, place: str, *, names_only: bool
             *(str(number) for number in numbers[:2]),
             "not asked" if names_only else str(numbers[2]),
             *((f"{payloads.told:,}", f"{payloads.gone:,}") if (payloads := partition.payloads) else ()),
+            *((f"{it.equal:,}", f"{it.dropped:,}", f"{it.different:,}") if (it := partition.comparison) else ()),
             style="" if partition.whole else "bold red",
         )
     show_table(console, table)
@@ -147,25 +157,53 @@ def _show(console: Console, report: TopicReport, place: str, *, names_only: bool
         if len(problems) > SHOWN:
             console.print(Text(f"… and {len(problems) - SHOWN:,} more; --json has them all", "red"))
     if report.whole:
-        console.print(Text(f"{report.topic}: whole. Every offset from start to end is there once.", "bold green"))
+        equal = " Every record that Kafka still has is as it is there." if deep else ""
+        console.print(
+            Text(f"{report.topic}: whole. Every offset from start to end is there once.{equal}", "bold green")
+        )
     else:
         console.print(Text(f"{report.topic}: not whole.", "bold red"))
+
+
+@contextlib.asynccontextmanager
+async def _opened(
+    settings: VerifySettings, store: ObjectStore, progress: Callable[[str], None]
+) -> AsyncIterator[Callable[[TopicReport], Awaitable[None]]]:
+    """What compares a topic with Kafka's, or does nothing where nobody wants it."""
+    if not isinstance(settings, DeepSettings):
+
+        async def nothing(_: TopicReport) -> None:
+            pass
+
+        yield nothing
+        return
+    from headrace.deep import Deep
+    from headrace.kafka import open_cluster
+    from headrace.log import open_reader
+
+    async with open_cluster(settings) as cluster, open_reader(settings, settings.kafka_isolation_level) as reader:
+        yield Deep(store, cluster, reader, progress=progress).compare
 
 
 async def _verify(settings: VerifySettings, *, names_only: bool, as_json: bool) -> bool:
     place = "/".join(filter(None, [f"s3://{settings.s3_bucket}", settings.s3_prefix]))
     console = Console(soft_wrap=True)
     reports = []
-    async with open_store(settings, connections=HEADS_AT_A_TIME) as store:
+    async with contextlib.AsyncExitStack() as stack:
+        status = stack.enter_context(Console(stderr=True).status(""))  # silent where standard error is no terminal
+        store = await stack.enter_async_context(open_store(settings, connections=HEADS_AT_A_TIME))
+        compare = await stack.enter_async_context(_opened(settings, store, status.update))
         for topic in settings.kafka_topic:
-            with Console(stderr=True).status(topic) as status:  # silent where standard error is no terminal
-                reports.append(
-                    await inspect_topic(
-                        store, prefix=settings.s3_prefix, topic=topic, names_only=names_only, progress=status.update
-                    )
-                )
+            status.start()
+            status.update(topic)
+            report = await inspect_topic(
+                store, prefix=settings.s3_prefix, topic=topic, names_only=names_only, progress=status.update
+            )
+            await compare(report)
+            status.stop()
+            reports.append(report)
             if not as_json:
-                _show(console, reports[-1], place, names_only=names_only)
+                _show(console, report, place, names_only=names_only)
     whole = all(report.whole for report in reports)
     if as_json:
         answer: Mapping[str, Any] = {
@@ -173,6 +211,7 @@ async def _verify(settings: VerifySettings, *, names_only: bool, as_json: bool) 
             "bucket": settings.s3_bucket,
             "prefix": settings.s3_prefix,
             "names_only": names_only,
+            "deep": isinstance(settings, DeepSettings),
             "topics": [report.as_json() for report in reports],
         }
         click.echo(orjson.dumps(answer, option=orjson.OPT_INDENT_2))
@@ -184,20 +223,29 @@ async def _verify(settings: VerifySettings, *, names_only: bool, as_json: bool) 
 @click.option("--bucket", help="Bucket (default: S3_BUCKET).")
 @click.option("--prefix", help="Folder in the bucket (default: S3_PREFIX).")
 @click.option("--names-only", is_flag=True, help="Don't ask each chunk how many objects it has: LIST alone.")
+@click.option("--deep", is_flag=True, help="Read all of it, and compare each record with Kafka's.")
 @click.option("--json", "as_json", is_flag=True, help="For machines, with all details.")
-def verify(topic: str | None, bucket: str | None, prefix: str | None, names_only: bool, as_json: bool) -> None:
-    """Show that an archive holds every offset once, from the bucket alone.
+def verify(
+    topic: str | None, bucket: str | None, prefix: str | None, names_only: bool, deep: bool, as_json: bool
+) -> None:
+    """Show that an archive holds every offset once, from the bucket alone; with --deep, that each record is Kafka's.
 
     The ranges in the objects' names must join, partition by partition, without hole or overlap, and every chunk must
     have all its objects. Offsets that Kafka had dropped before they could be archived count as lost, not as holes.
     With FORMAT=object every payload that an index tells of must be there, with the size that it tells; with FORMAT=raw,
     what belongs beside the lines.
 
-    Exit codes: 0 whole; 1 a hole, an overlap, an incomplete chunk, something gone, or nothing there; 2 wrong usage or
-    settings.
+    --deep reads every object, and the same offsets in Kafka by a client of its own (KAFKA_BOOTSTRAP_SERVERS): offset,
+    timestamp, key, value and headers must be the same. What Kafka has dropped meanwhile (retention, compaction) is
+    counted; what it has beyond the archive's end is not asked for: `headrace status` tells.
+
+    Exit codes: 0 whole; 1 a hole, an overlap, an incomplete chunk, something gone or different, or nothing there;
+    2 wrong usage or settings.
     """
-    if bucket is None:
-        adopt_local_stack(s3=True)
-    settings = load(VerifySettings, kafka_topic=topic, s3_bucket=bucket, s3_prefix=prefix)
+    if deep and names_only:
+        raise click.UsageError("--names-only reads nothing, --deep everything: say one of them")
+    adopt_local_stack(kafka=deep, s3=bucket is None)
+    kind = DeepSettings if deep else VerifySettings
+    settings = load(kind, kafka_topic=topic, s3_bucket=bucket, s3_prefix=prefix)
     if not asyncio.run(_verify(settings, names_only=names_only, as_json=as_json)):
         sys.exit(1)

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Final
 
 from aiokafka.errors import KafkaError
 
+from headrace.closing import close_producer
 from headrace.errors import HeadraceError
 from headrace.kafka import TopicMissing, open_cluster
 from producer.codecs import codec_for
-from producer.link import Link, TopicOutlet, close_producer, heed_cancellation, new_producer
+from producer.link import Link, TopicOutlet, heed_cancellation, new_producer
 from producer.metrics import TALLY
 from producer.transactions import Transactions
 

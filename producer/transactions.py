@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError, TransactionalIdAuthorizationFailed
 
+from headrace.closing import close_producer
 from producer.batches import BATCH_OVERHEAD
 from producer.codecs import codec_for, crc32c
 from producer.errors import Kind, Problem
-from producer.link import close_producer, heed_cancellation, new_producer, offset_of
+from producer.link import heed_cancellation, new_producer, offset_of
 from producer.metrics import PUBLISH_SECONDS, TALLY
 from producer.packing import RecordBatch
 from producer.publication import UNKNOWN, settle

@@ -15,7 +15,7 @@ import httpx
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
-from producer.link import close_producer
+from headrace.closing import close_producer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

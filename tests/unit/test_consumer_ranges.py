@@ -10,9 +10,10 @@ from aiokafka import TopicPartition
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.ranges import milliseconds, parse, replay_group, resolve
+from consumer.ranges import replay_group, resolve
 from headrace.errors import SettingsError
 from headrace.kafka import EARLIEST, LATEST
+from headrace.points import milliseconds, parse
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
