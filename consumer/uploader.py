@@ -18,6 +18,7 @@ from consumer.encode.objects import payloads
 from consumer.memory import trim
 from consumer.passes import Pass
 from consumer.slots import Slots
+from headrace.coverage import FIRST_TIMESTAMP, LAST_TIMESTAMP, RECORDS
 from headrace.objects import GAP_FOLDER, gap_key
 from headrace.s3 import S3Refused, S3Unavailable
 
@@ -202,10 +203,10 @@ class Uploader:
                     for other in it.beside
                 ]
                 own = {
-                    "headrace-records": str(bucket.records),
+                    RECORDS: str(bucket.records),
                     "headrace-sha256": digest,
-                    "headrace-first-timestamp": str(bucket.first_timestamp),
-                    "headrace-last-timestamp": str(bucket.last_timestamp),
+                    FIRST_TIMESTAMP: str(bucket.first_timestamp),
+                    LAST_TIMESTAMP: str(bucket.last_timestamp),
                 }
                 kind = self._form.content_type
                 found.append(Body(name, it.content, common | own, kind, bucket.records, offsets.start, overhead))

@@ -20,6 +20,7 @@ COMMANDS: Final = {
     "status": ("headrace.status", "status"),
     "verify": ("headrace.verify", "verify"),
     "replay": ("consumer.cli", "replay"),
+    "restore": ("headrace.restore", "restore"),
     "claims": ("consumer.cli", "claims"),
     "token": ("producer.cli", "token"),
     "bench": ("headrace.bench.cli", "bench"),

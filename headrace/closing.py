@@ -24,6 +24,9 @@ async def close_producer(producer: AIOKafkaProducer) -> None:
     if sender.sender_task is not None:
         sender.sender_task.remove_done_callback(sender._fail_all)  # noqa: SLF001 - as above
     _expect_errors(producer._message_accumulator)  # noqa: SLF001 - as above
+    transaction = getattr(producer._txn_manager, "_transaction_waiter", None)  # noqa: SLF001 - as above
+    if transaction is not None:
+        transaction.add_done_callback(_expected)
     producer._message_accumulator.fail_all(ProducerClosed())  # noqa: SLF001 - as above
     stopping = asyncio.ensure_future(producer.stop())
     await asyncio.wait([stopping], timeout=1)
@@ -45,5 +48,10 @@ def _expect_errors(accumulator: Any) -> None:
     waiting = [batch for batches in accumulator._batches.values() for batch in batches]  # noqa: SLF001 - as above
     for batch in (*pending, *waiting):
         for future in (batch.future, batch._drain_waiter):  # noqa: SLF001 - as above
-            future.add_done_callback(lambda done: done.cancelled() or done.exception())
+            future.add_done_callback(_expected)
     pending.update(batch for batch in waiting if batch.retry_count > 0)
+
+
+def _expected(done: asyncio.Future[Any]) -> None:
+    if not done.cancelled():
+        done.exception()

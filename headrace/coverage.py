@@ -23,6 +23,10 @@ RECORDS = "headrace-records"
 LOST = "headrace-lost"
 """Name of the user metadata that tells which offsets Kafka had dropped when the object was stored: start-end."""
 
+FIRST_TIMESTAMP = "headrace-first-timestamp"
+LAST_TIMESTAMP = "headrace-last-timestamp"
+"""Names of the user metadata that tell the lowest and the highest timestamp of an object's records."""
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Chunk:
@@ -182,3 +186,11 @@ def told_lost(metadata: Mapping[str, str]) -> Range | None:
     if not (start.isdecimal() and end.isdecimal() and int(start) < int(end)):
         return None
     return Range(int(start), int(end))
+
+
+def told_times(metadata: Mapping[str, str]) -> tuple[int, int] | None:
+    """The lowest and the highest timestamp of an object's records (ms since 1970); None where it does not say."""
+    try:
+        return int(metadata[FIRST_TIMESTAMP]), int(metadata[LAST_TIMESTAMP])
+    except (KeyError, ValueError):
+        return None

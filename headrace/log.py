@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from bisect import bisect_left
+from itertools import islice
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
@@ -39,6 +40,9 @@ BATCH_BYTES: Final = 512 * 1024
 """Of a record batch, before it is compressed: brokers take 1 MiB by default."""
 TRANSACTION_SECONDS: Final = 300
 """A transaction that was left open is aborted by Kafka after so long, should nobody come back."""
+APPEND_SECONDS: Final = 120.0
+"""For a chunk, and for all that Kafka has to say to it. A new producer is tried then: aiokafka's own waits for ever."""
+ABORT_SECONDS: Final = 5.0
 
 _offset = attrgetter("offset")
 
@@ -145,7 +149,20 @@ class LogWriter:
         Raises KafkaUnavailable, or HeadraceError for a record that the topic does not take.
         """
         try:
-            await self._producer.begin_transaction()
+            async with asyncio.timeout(APPEND_SECONDS):
+                await self._fill(partition, records, offsets)
+                await self._producer.commit_transaction()
+        except ProducerFenced as error:
+            raise HeadraceError(f"Another one writes as {self._group} now: this one stops.") from error
+        except (KafkaError, OSError) as error:
+            raise _problem(partition, error) from error
+
+    async def _fill(
+        self, partition: TopicPartition, records: Sequence[StoredRecord], offsets: Mapping[TopicPartition, int]
+    ) -> None:
+        """Begin a transaction, and return when all that belongs to it is acknowledged; else it is aborted."""
+        await self._producer.begin_transaction()
+        try:
             sent = []
             position = 0
             while position < len(records):
@@ -161,11 +178,13 @@ class LogWriter:
                         f"{first} to {last}: raise its max.message.bytes ({error})."
                     ) from error
             await self._producer.send_offsets_to_transaction(dict(offsets), self._group)
-            await self._producer.commit_transaction()
-        except ProducerFenced as error:
-            raise HeadraceError(f"Another one writes as {self._group} now: this one stops.") from error
-        except (KafkaError, OSError) as error:
-            raise _problem(partition, error) from error
+        except BaseException:
+            # Left open, it would hold up the topic's readers until Kafka's own time-out. A producer that was fenced
+            # fails on an assertion of its own; TimeoutError is an OSError.
+            with contextlib.suppress(KafkaError, OSError, AssertionError):
+                async with asyncio.timeout(ABORT_SECONDS):
+                    await self._producer.abort_transaction()
+            raise
 
     async def _send(
         self, partition: TopicPartition, records: Sequence[StoredRecord], position: int
@@ -173,7 +192,7 @@ class LogWriter:
         """One batch of the records from a position on; how many there are in it, and its acknowledgement to come."""
         batch = self._producer.create_batch()
         count = 0
-        for record in records[position:]:
+        for record in islice(records, position, None):
             taken = batch.append(
                 timestamp=record.timestamp, key=record.key, value=record.value, headers=list(record.headers)
             )

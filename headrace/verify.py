@@ -22,6 +22,7 @@ from headrace.objects import beside_keys
 from headrace.s3 import open_store
 from headrace.settings import CommaList, IsolationLevel, KafkaSettings, S3Settings, load
 from headrace.table import show_table, slim_table
+from headrace.telemetry import setup_logging
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -247,5 +248,6 @@ def verify(
     adopt_local_stack(kafka=deep, s3=bucket is None)
     kind = DeepSettings if deep else VerifySettings
     settings = load(kind, kafka_topic=topic, s3_bucket=bucket, s3_prefix=prefix)
+    setup_logging(settings.log_level, settings.log_format)
     if not asyncio.run(_verify(settings, names_only=names_only, as_json=as_json)):
         sys.exit(1)

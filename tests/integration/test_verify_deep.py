@@ -51,7 +51,7 @@ async def archived(it: Trial, *, cleanup_policy: str = "delete", count: int = 15
 
 
 async def deep(it: Trial, **settings: str) -> tuple[int, list[dict[str, Any]]]:
-    code, text = await it.run("verify", "--deep", "--json", **settings)
+    code, text = await it.run("verify", "--deep", "--json", timeout=60, **settings)
     answer = orjson.loads(text[text.index("{") :])
     assert answer["deep"]
     assert answer["whole"] == (code == 0)

@@ -5,7 +5,19 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.coverage import CHUNK_OBJECTS, LOST, Chunk, Coverage, Survey, is_complete, told_lost, told_objects
+from headrace.coverage import (
+    CHUNK_OBJECTS,
+    FIRST_TIMESTAMP,
+    LAST_TIMESTAMP,
+    LOST,
+    Chunk,
+    Coverage,
+    Survey,
+    is_complete,
+    told_lost,
+    told_objects,
+    told_times,
+)
 from headrace.objects import Range, gap_key, object_key, parse_key
 
 
@@ -118,3 +130,10 @@ def test_a_gap_is_told_by_its_name() -> None:
 def test_an_object_tells_what_was_lost() -> None:
     assert told_lost({LOST: "500-700"}) == Range(500, 700)
     assert [told_lost(told) for told in ({}, {LOST: "7"}, {LOST: "a-b"}, {LOST: "7-7"})] == [None] * 4
+
+
+def test_times_are_told_by_both_ends() -> None:
+    assert told_times({FIRST_TIMESTAMP: "-1", LAST_TIMESTAMP: "1700000000000"}) == (-1, 1_700_000_000_000)
+    assert told_times({}) is None
+    assert told_times({FIRST_TIMESTAMP: "1"}) is None
+    assert told_times({FIRST_TIMESTAMP: "1", LAST_TIMESTAMP: "x"}) is None
