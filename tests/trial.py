@@ -215,7 +215,7 @@ class Trial:
         async with self.store() as store:
             return {item.key: item.modified async for item in store.list(f"{self.prefix}/{self.topic}/")}
 
-    async def stored(self, timeout: float = 60) -> None:
+    async def stored(self, timeout: float = 90) -> None:
         """Wait until everything that is in Kafka now is stored and committed."""
         ends = await self.log_ends()
 
@@ -227,7 +227,7 @@ class Trial:
         await self.eventually(whole, timeout, "all that is in Kafka is committed")
 
     async def eventually(
-        self, true: Callable[[], Awaitable[bool]], timeout: float = 60, what: str = "it comes true"
+        self, true: Callable[[], Awaitable[bool]], timeout: float = 90, what: str = "it comes true"
     ) -> None:
         """Ask again and again until it is true. Shows the processes' logs when it never is."""
         try:
