@@ -216,7 +216,7 @@ async def open_writer(settings: KafkaSettings, name: str, batch_bytes: int = BAT
         transactional_id=name,
         transaction_timeout_ms=TRANSACTION_SECONDS * 1000,
         acks="all",
-        compression_type="lz4",
+        compression_type="zstd",
         max_batch_size=batch_bytes,
     )
     try:
