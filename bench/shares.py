@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from headrace.bench.place import Place
 
 PARTITIONS = 12
+CHUNKS = 6
+"""Of each partition."""
 CPU = Path("/sys/fs/cgroup/cpu")
 PERIOD_US = 100_000
 
@@ -45,7 +47,14 @@ async def measure(place: Place, processes: int, share: float, records: int) -> t
     """Records a second over the first nine tenths, and CPU-µs a record."""
     workspace = Workspace(place.kafka, place.s3, partitions=PARTITIONS)
     topic, group = await workspace.topic(f"shares-{processes}"), workspace.group(f"shares-{processes}")
-    settings = {"KAFKA_TOPIC": topic, "KAFKA_GROUP": group, "S3_PREFIX": group, "CHUNK_MAX_SECONDS": "3"}
+    settings = {
+        "KAFKA_TOPIC": topic,
+        "KAFKA_GROUP": group,
+        "S3_PREFIX": group,
+        # All chunks are full: none waits for its age, which would look the same however many processes there are.
+        "CHUNK_MAX_RECORDS": str(-(-records // (PARTITIONS * CHUNKS))),
+        "CHUNK_MAX_SECONDS": "3",
+    }
     async with (
         workspace.hidden(topic, make_payloads(DIFFERENT, 220), records) as reveal,
         contextlib.AsyncExitStack() as stack,
