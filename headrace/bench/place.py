@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from types import FrameType
 
 _FOREIGN: Final = ("AWS_", "KAFKA_SASL_", "KAFKA_SSL_", "MANAGEMENT_", "S3_", "HTTP_")
+_KEPT: Final = {"S3_CLIENT", "S3_MULTIPART_BYTES"}
+"""These tell how objects are sent, not where: they may be what is to be measured."""
 _SPACE_BYTES: Final = 5_000_000_000
 
 
@@ -65,7 +67,7 @@ def own_place() -> Iterator[Place]:
         kafka.spawn()
         s3.wait_ready()
         kafka.wait_ready()
-        for name in [name for name in os.environ if name.startswith(_FOREIGN)]:
+        for name in [name for name in os.environ if name.startswith(_FOREIGN) and name not in _KEPT]:
             del os.environ[name]
         os.environ.update(s3.environment)
         os.environ[CONFIG_VARIABLE] = os.devnull  # headrace.toml may lead away from the stack
