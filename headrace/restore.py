@@ -195,9 +195,9 @@ def restore(
     headrace restore --to payloads-again
     headrace restore --to november --since 2026-11-01 --until 2026-12-01
 
-    Records keep their partition, order, timestamp, key, value and headers; offsets are new ones. A chunk is a Kafka
-    transaction: consumers with read_committed see all of it or nothing. One that was stopped or killed goes on where it
-    was, without a copy, when it is started again in the same words.
+    Records keep their partition, order, timestamp, key, value and headers; offsets are new ones. They come in Kafka
+    transactions, a chunk or 32 MiB of one at a time: consumers with read_committed see nothing twice. A restore that
+    was stopped or killed goes on where it was, without a copy, when it is started again in the same words.
 
     Refused is an archive that is not whole, and a topic that holds records already, would delete them soon (retention),
     or would give them new times. A missing topic is made only where KAFKA_TOPIC_PARTITIONS says so.

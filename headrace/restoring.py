@@ -1,4 +1,4 @@
-"""An archive's records on their way back into Kafka: chunk by chunk, a transaction each.
+"""An archive's records on their way back into Kafka: chunk by chunk, a transaction each, or several for long ones.
 
 How far each partition has come is committed in the same transaction as the records, as the offset of a group of the
 restore's own (KIP-98). So whatever kills it, the next run goes on behind the last record that is there.
@@ -19,7 +19,7 @@ from headrace.log import BATCH_BYTES, open_writer
 from headrace.s3 import S3Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+    from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 
     from headrace.coverage import Chunk, Coverage
     from headrace.kafka import KafkaCluster
@@ -35,7 +35,10 @@ ATTEMPTS: Final = 8
 """In a row without a step forward; some two minutes with their pauses, beside what each waits for Kafka."""
 PAUSE_SECONDS: Final = 5.0
 
-Step = tuple["TopicPartition", "list[StoredRecord]", int]
+PORTION_BYTES: Final = 32 * 1024 * 1024
+"""Of values, in one transaction at most: it is over long before Kafka would give it up."""
+
+Step = tuple["TopicPartition", "Sequence[StoredRecord]", int]
 """What one transaction appends to a partition, and the archive's offset that it has come to then."""
 
 
@@ -107,7 +110,8 @@ class Restoring:
                 records = [] if chunk.is_gap else await read_chunk(self._store, chunk)
                 wanted = [record for record in records if start <= record.offset < stop]
                 positions[partition] = min(stop, chunk.offsets.end)
-                await ahead.put((TopicPartition(self._topic, partition), wanted, positions[partition]))
+                for some, position in portions(wanted, positions[partition]):
+                    await ahead.put((TopicPartition(self._topic, partition), some, position))
             await ahead.put(None)
 
         async def append() -> None:
@@ -151,3 +155,17 @@ def in_turn(coverages: Mapping[int, Coverage]) -> Iterator[tuple[int, Chunk]]:
         [(number, chunk) for chunk in coverage.chunks] for number, coverage in coverages.items()
     )
     return (pair for pair in chain.from_iterable(zip_longest(*lines)) if pair is not None)
+
+
+def portions(
+    records: Sequence[StoredRecord], end: int, most_bytes: int = PORTION_BYTES
+) -> Iterator[tuple[Sequence[StoredRecord], int]]:
+    """A chunk's records, some at a time, and up to which offset it has come with them; `end` with the last."""
+    first = size = 0
+    for place, record in enumerate(records):
+        more = len(record.value or b"")
+        if size and size + more > most_bytes:
+            yield records[first:place], record.offset
+            first, size = place, 0
+        size += more
+    yield records[first:], end

@@ -8,15 +8,11 @@ from typing import TYPE_CHECKING
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.admin import RecordsToDelete
-from hypothesis import given
-from hypothesis import strategies as st
 
-from headrace.coverage import Chunk, Coverage
 from headrace.errors import HeadraceError
 from headrace.log import OffsetsGone, open_reader, open_writer
 from headrace.objects import Range
 from headrace.record import StoredRecord
-from headrace.restoring import in_turn
 from tests.trial import Trial, trial
 
 if TYPE_CHECKING:
@@ -85,14 +81,3 @@ async def test_a_second_writer_of_a_name_ends_the_first(it: Trial) -> None:
             await second.append(tp, [record, record], {tp: 10})
     assert (await it.committed())[tp] == (10, "")
     assert len((await it.log())[0]) == 3
-
-
-@given(st.lists(st.integers(0, 4), max_size=5))
-def test_chunks_come_in_turn_and_each_partitions_in_order(counts: list[int]) -> None:
-    coverages = {
-        number: Coverage("t", number, tuple(Chunk(Range(place, place + 1), "x", ()) for place in range(count)))
-        for number, count in enumerate(counts)
-    }
-    turns = [(number, chunk.offsets.start) for number, chunk in in_turn(coverages)]
-    assert sorted(turns) == [(number, place) for number, count in enumerate(counts) for place in range(count)]
-    assert [place for _, place in turns] == sorted(place for _, place in turns)

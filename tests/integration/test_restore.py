@@ -14,7 +14,7 @@ import pytest
 
 from consumer.encode import open_format
 from headrace.archive import read_chunk
-from headrace.restore import Restore, RestoreSettings, obstacles, restore_name
+from headrace.restore import Restore, RestoreSettings, restore_name
 from headrace.settings import load
 from tests.trial import Trial, trial
 
@@ -273,23 +273,3 @@ async def test_no_archive_is_told(it: Trial) -> None:
 async def _delete(store: Any, keys: tuple[str, ...]) -> None:
     for key in keys:
         await store.delete(key)
-
-
-CONFIG: dict[str, str | None] = {
-    "message.timestamp.type": "CreateTime",
-    "cleanup.policy": "delete",
-    "retention.ms": "1000",
-}
-
-
-def told(offsets: int = 0, oldest_ms: int | None = 0, **config: str | None) -> list[str]:
-    own = CONFIG | {name.replace("_", "."): value for name, value in config.items()}
-    return obstacles("t", offsets=offsets, config=own, oldest_ms=oldest_ms, now_ms=1001)
-
-
-def test_obstacles() -> None:
-    assert len(told()) == 1, "Kafka would delete them"
-    assert told(oldest_ms=1) == told(retention_ms="-1") == told(cleanup_policy="compact") == told(oldest_ms=None) == []
-    assert told(oldest_ms=-1) == [], "a record without time is as old as its file"
-    assert told(retention_ms=None) == [], "what may not be read is no obstacle"
-    assert len(told(offsets=1, message_timestamp_type="LogAppendTime")) == 3
