@@ -24,7 +24,10 @@ def slim_table(title: str, columns: Collection[str], *, left: Collection[str] = 
 
 
 def show_table(console: Console, table: Table) -> None:
-    """Print it as wide as it is."""
+    """Print it as wide as it is, and its title, which would be broken to the table's width, on a line of its own."""
+    if table.title:
+        console.print(table.title, style="table.title", markup=False, soft_wrap=True)
+        table.title = None
     wide = console.options.update(max_width=_WIDEST)
     console.width = max(console.width, console.measure(table, options=wide).maximum)
     console.print(table, crop=False)
