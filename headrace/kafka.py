@@ -12,8 +12,8 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.client import AIOKafkaClient, CoordinationType
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
-from aiokafka.errors import BrokerResponseError, KafkaError, TopicAlreadyExistsError, for_code
-from aiokafka.protocol.admin import DescribeGroupsRequest
+from aiokafka.errors import BrokerResponseError, GroupIdNotFound, KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka.protocol.admin import DeleteGroupsRequest, DescribeGroupsRequest
 from aiokafka.protocol.commit import OffsetCommitRequest, OffsetFetchRequest
 from aiokafka.protocol.offset import OffsetRequest
 
@@ -199,6 +199,15 @@ class KafkaCluster:
                 for member_id, client, host, _, assignment in members
             ),
         )
+
+    async def delete_group(self, name: str) -> None:
+        """Delete a group that has no members, with its offsets; one that nobody has heard of is gone already."""
+
+        def code_of(answer: Any) -> int:
+            code: int = answer.results[0][1]
+            return 0 if code == GroupIdNotFound.errno else code
+
+        await self._ask_coordinator(name, DeleteGroupsRequest([name]), code_of)
 
     async def _ask_coordinator(self, group: str, request: Request[Any], error_of: Callable[[Any], int]) -> Any:
         """Ask the group's coordinator, wherever it moves to; every error is looked at."""

@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.client import AIOKafkaClient, CoordinationType
 from aiokafka.errors import KafkaError
-from aiokafka.protocol.admin import DeleteGroupsRequest
 
 from headrace.errors import HeadraceError
-from headrace.kafka import KafkaUnavailable
+from headrace.kafka import KafkaUnavailable, open_cluster
 from headrace.s3 import S3Refused, S3Unavailable, open_store
 
 if TYPE_CHECKING:
@@ -150,22 +148,13 @@ class Workspace:
                     left.append(f"topic {name} (error {code})")
             except KafkaUnavailable as error:
                 left.append(f"topic {name} ({error})")
-        problems = [(name, await self._delete_group(name)) for name in self.groups]
-        return left + [f"group {name} ({problem})" for name, problem in problems if problem is not None]
-
-    async def _delete_group(self, name: str) -> str | None:
-        """None when it is gone, or never was."""
-        client = AIOKafkaClient(**self._kafka.kafka_options())
-        try:
-            await client.bootstrap()
-            node = await client.coordinator_lookup(CoordinationType.GROUP, name)
-            answer = await client.send(node, DeleteGroupsRequest([name]))
-            code = answer.results[0][1]
-        except (KafkaError, OSError) as error:
-            return f"{type(error).__name__} {error}"
-        finally:
-            await client.close()
-        return None if code in {0, 69} else f"error {code}"
+        for name in self.groups:
+            try:
+                async with open_cluster(self._kafka) as cluster:
+                    await cluster.delete_group(name)
+            except HeadraceError as error:
+                left.append(f"group {name} ({error})")
+        return left
 
     @contextlib.asynccontextmanager
     async def _admin(self) -> AsyncIterator[AIOKafkaAdminClient]:
