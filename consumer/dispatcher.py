@@ -19,8 +19,9 @@ from consumer.claims import ChunkState
 from consumer.jobs import Jobs
 from consumer.lane import Lane, LaneState
 from consumer.offsets import METADATA_TOO_LARGE, RETRIABLE
+from consumer.packer import Bundle
 from consumer.press import Press
-from consumer.uploader import HEALTH_PART, Bundle
+from consumer.uploader import HEALTH_PART
 from headrace.errors import HaltError
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
 
     from consumer.claims import ClosedChunk, Plan
     from consumer.jobs import Job
-    from consumer.uploader import Body, Uploader
+    from consumer.packer import Body, Packer
+    from consumer.uploader import Uploader
     from headrace.management import Health
     from headrace.record import Record
 
@@ -47,6 +49,7 @@ class Dispatcher:
     def __init__(
         self,
         *,
+        packer: Packer,
         uploader: Uploader,
         health: Health,
         memory_budget_bytes: int,
@@ -59,6 +62,7 @@ class Dispatcher:
         self.budget = Budget(memory_budget_bytes)
         self.news = asyncio.Event()
         """Set when there may be something to commit."""
+        self._packer = packer
         self._uploader = uploader
         self._health = health
         self._max_queue = max_queue
@@ -70,7 +74,7 @@ class Dispatcher:
         self._jobs = Jobs(self._jobs_changed.set)
         self._workers = 0
         self._packing = asyncio.Semaphore(PACKED_AT_A_TIME)
-        self.press = Press(uploader.press, turn=self._packing, changed=self._pressed)
+        self.press = Press(packer.press, turn=self._packing, changed=self._pressed)
         self._taking_claims = True
         self._parked: set[TopicPartition] = set()
 
@@ -301,7 +305,7 @@ class Dispatcher:
 
     def _put(self, lane: Lane, chunk: ClosedChunk) -> None:
         assert chunk.cargo is not None
-        self._jobs.put_nowait((lane, chunk), self._uploader.puts(chunk.cargo))
+        self._jobs.put_nowait((lane, chunk), self._packer.puts(chunk.cargo))
 
     def _pressed(self, change: int) -> None:
         self.budget.add(change)
@@ -381,7 +385,7 @@ class Dispatcher:
         assert chunk.cargo is not None
         assert chunk.state is ChunkState.CLAIMED
         async with self._packing:
-            bodies = await self._uploader.bodies(lane.partition, chunk.offsets, chunk.cargo)
+            bodies = await self._packer.bodies(lane.partition, chunk.offsets, chunk.cargo)
         self._jobs.packed(job, bodies)
         before = lane.held_bytes  # nothing, if it has failed
         lane.compressed(chunk.cargo)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from consumer.claims import ClosedChunk
     from consumer.lane import Lane
-    from consumer.uploader import Body
+    from consumer.packer import Body
 
 FAILURES_TO_FAIL: Final = 3
 """Attempts of one partition, one after the other: a single lost answer says nothing about the next."""

@@ -14,6 +14,7 @@ from consumer.dispatcher import Dispatcher
 from consumer.encode import open_format
 from consumer.lane import Lane
 from consumer.offsets import Unanswered
+from consumer.packer import Packer
 from consumer.session import Outcome, Session
 from consumer.source import Source, new_consumer
 from consumer.sweep import Sweep
@@ -273,14 +274,13 @@ class Archiver:
         settings, clock = self._settings, self._edges.clock
         uploader = Uploader(
             store=store,
-            layout=self._layout,
-            form=self._form,
             timeout_seconds=settings.upload_timeout_seconds,
             alive_for=lambda: clock() - source.last_heartbeat,
             health=self.health,
             most_attempts=settings.max_workers,
         )
         dispatcher = Dispatcher(
+            packer=Packer(layout=self._layout, form=self._form),
             uploader=uploader,
             health=self.health,
             memory_budget_bytes=settings.memory_budget_bytes,

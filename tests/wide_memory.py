@@ -21,6 +21,7 @@ from consumer.dispatcher import Dispatcher
 from consumer.encode import open_format
 from consumer.lane import Lane
 from consumer.layout import DEFAULT_OBJECT_PATH, Layout
+from consumer.packer import Packer
 from consumer.takeover import Takeover
 from consumer.uploader import Uploader
 from headrace.management import Health
@@ -48,8 +49,9 @@ async def main(partitions: int, hours: int, size: int) -> None:
     layout = Layout("p", DEFAULT_OBJECT_PATH, form.suffix)
     store, health = MemoryStore(), Health()
     store.faults += [Fault("put", S3Unavailable("503")) for _ in range(100_000)]
-    uploader = Uploader(store=store, layout=layout, form=form, timeout_seconds=60, alive_for=lambda: 0.0, health=health)
-    dispatcher = Dispatcher(uploader=uploader, health=health, memory_budget_bytes=BUDGET, max_queue=64)
+    uploader = Uploader(store=store, timeout_seconds=60, alive_for=lambda: 0.0, health=health)
+    packer = Packer(layout=layout, form=form)
+    dispatcher = Dispatcher(packer=packer, uploader=uploader, health=health, memory_budget_bytes=BUDGET, max_queue=64)
     for number in range(partitions):
         begin = Takeover(Committed(0, 0, (), 0, layout.fingerprint, "id"), True, (), 0)
         lane = Lane(

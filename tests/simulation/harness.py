@@ -15,7 +15,7 @@ from unittest.mock import patch
 from aiokafka.consumer import group_coordinator, subscription_state
 
 import consumer.chunk
-import consumer.uploader
+import consumer.packer
 from tests.simulation.kinds import kind_of, with_kind
 from tests.simulation.profiles import draw, profile_of
 from tests.simulation.run import Run
@@ -38,7 +38,7 @@ def virtual_time(world: World) -> Iterator[None]:
             patch.object(time, "time", lambda: world.wall_ms() / 1000),
             # Records and budgets are a thousandth of real ones, and so is what buckets cost beside.
             patch.multiple(consumer.chunk, BUCKET_BYTES=10, PART_BYTES=1),
-            patch.object(consumer.uploader, "BODY_BYTES", 20),
+            patch.object(consumer.packer, "BODY_BYTES", 20),
         ):
             yield
     finally:

@@ -7,7 +7,7 @@ from unittest.mock import patch
 
 from consumer.chunk import OpenChunk
 from consumer.layout import Layout
-from consumer.uploader import Uploader
+from consumer.packer import Packer
 from tests.simulation.mutant import mutant, wrapped
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def claimed_chunk_ends_at_the_cap() -> Iterator[None]:
 
 
 def reversed_bodies(original: Any) -> Any:
-    async def bodies(self: Uploader, *arguments: Any) -> Any:
+    async def bodies(self: Packer, *arguments: Any) -> Any:
         return (await original(self, *arguments))[::-1]
 
     return bodies
@@ -92,14 +92,14 @@ def reversed_bodies(original: Any) -> Any:
 @mutant("index-before-payloads", kind="object/hours")
 def index_before_payloads() -> Iterator[None]:
     """An index stands before what it tells of."""
-    with wrapped(Uploader, "bodies", reversed_bodies):
+    with wrapped(Packer, "bodies", reversed_bodies):
         yield
 
 
 @mutant("lines-before-what-is-beside-them", kind="raw/hours")
 def lines_before_what_is_beside_them() -> Iterator[None]:
     """Payloads stand before their offsets, keys and headers do."""
-    with wrapped(Uploader, "bodies", reversed_bodies):
+    with wrapped(Packer, "bodies", reversed_bodies):
         yield
 
 

@@ -7,10 +7,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
+import consumer.packer
 import consumer.standing
 import consumer.taking
-import consumer.uploader
 from consumer.chunk import Bucket, OpenChunk
+from consumer.packer import Packer
 from consumer.taking import Taking
 from consumer.uploader import Uploader
 from tests.simulation.mutant import mutant, wrapped
@@ -49,14 +50,14 @@ def coder_forgotten() -> Iterator[None]:
     """What of a chunk was compressed while it was open is not in its object."""
 
     def press(original: Any) -> Any:
-        async def make(self: Uploader, bucket: Bucket) -> int:
+        async def make(self: Packer, bucket: Bucket) -> int:
             saved: int = await original(self, bucket)
             bucket.coder = None
             return saved
 
         return make
 
-    with wrapped(Uploader, "press", press):
+    with wrapped(Packer, "press", press):
         yield
 
 
@@ -117,7 +118,7 @@ def shrinking_overwrite() -> Iterator[None]:
 
         return missing_objects
 
-    with wrapped(consumer.uploader, "missing_objects", make):
+    with wrapped(consumer.packer, "missing_objects", make):
         yield
 
 

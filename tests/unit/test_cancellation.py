@@ -19,6 +19,7 @@ from consumer.encode import open_format
 from consumer.lane import Lane
 from consumer.layout import Layout
 from consumer.offsets import Membership, Unanswered
+from consumer.packer import Packer
 from consumer.session import Outcome, Session
 from consumer.source import Assignment, Fetched
 from consumer.taking import Taking
@@ -160,15 +161,18 @@ class Rig:
         clock = asyncio.get_running_loop().time
         uploader = Uploader(
             store=store,
-            layout=LAYOUT,
-            form=form,
             timeout_seconds=2,
             alive_for=lambda: clock() - self.source.last_heartbeat,
             health=health,
             jitter=lambda: 0.5,
         )
         self.dispatcher = Dispatcher(
-            uploader=uploader, health=health, memory_budget_bytes=10_000, max_queue=9, clock=clock
+            packer=Packer(layout=LAYOUT, form=form),
+            uploader=uploader,
+            health=health,
+            memory_budget_bytes=10_000,
+            max_queue=9,
+            clock=clock,
         )
         parts: dict[str, Any] = {"cluster": kafka, "offsets": SimpleOffsets(self.source)}
         taking = Taking(

@@ -17,8 +17,9 @@ from consumer.encode import open_format
 from consumer.jobs import FAILURES_TO_FAIL
 from consumer.lane import Lane, LaneState
 from consumer.layout import Layout
+from consumer.packer import BODY_BYTES, Packer
 from consumer.takeover import Segment, SegmentKind, Takeover
-from consumer.uploader import BODY_BYTES, AssignmentStale, Uploader
+from consumer.uploader import AssignmentStale, Uploader
 from headrace.management import Health
 from headrace.objects import Range
 from headrace.record import StoredRecord
@@ -71,16 +72,16 @@ class Rig:
         self.now = 0.0
         self.quiet_for = 0.0
         self.limits = limits or Limits(5, 10_000, 60)
+        self.packer = Packer(layout=layout, form=form or open_format("jsonl", "none"))
         self.uploader = Uploader(
             store=self.store,
-            layout=layout,
-            form=form or open_format("jsonl", "none"),
             timeout_seconds=60,
             alive_for=lambda: self.quiet_for,
             health=self.health,
             jitter=lambda: 1.0,
         )
         self.dispatcher = Dispatcher(
+            packer=self.packer,
             uploader=self.uploader,
             health=self.health,
             memory_budget_bytes=budget,
@@ -737,13 +738,13 @@ async def test_a_lane_that_fails_during_compression_gives_its_bytes_back_once(mo
     rig = Rig()
     lane = rig.lane()
     rig.feed(lane, 8)
-    pack = rig.uploader._pack
+    pack = rig.packer._pack
 
     def fail_meanwhile(*arguments: Any) -> Any:
         rig.dispatcher.halt(lane, "meanwhile")
         return pack(*arguments)
 
-    monkeypatch.setattr(rig.uploader, "_pack", fail_meanwhile)
+    monkeypatch.setattr(rig.packer, "_pack", fail_meanwhile)
     async with rig.workers():
         rig.commit()
         while rig.health.ready:
@@ -767,7 +768,7 @@ async def test_a_cancelled_upload_is_not_stored_and_holds_nothing(moment: str, m
             reached.set()
             await asyncio.Event().wait()
 
-        monkeypatch.setattr(rig.uploader, "bodies", bodies)
+        monkeypatch.setattr(rig.packer, "bodies", bodies)
     elif moment == "pausing":
         rig.store.faults.append(Fault("put", S3Unavailable("503")))
         reached = rig.store.faults[0].asked

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from consumer.budget import SHARE, Budget
 from consumer.jobs import FAILURES_TO_FAIL, Job, Jobs
-from consumer.uploader import Body
+from consumer.packer import Body
 
 LANES = 4
 

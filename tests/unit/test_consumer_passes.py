@@ -14,7 +14,8 @@ from consumer.encode import open_format
 from consumer.encode.jsonl import encode_lines
 from consumer.jobs import FAILURES_TO_FAIL
 from consumer.layout import Layout
-from consumer.uploader import AssignmentStale, Body, Bundle, Uploader
+from consumer.packer import Body, Bundle, Packer
+from consumer.uploader import AssignmentStale, Uploader
 from headrace.archive import read_chunk, survey
 from headrace.management import Health
 from headrace.objects import Range
@@ -57,10 +58,9 @@ class Rig:
         self.store = CountingStore()
         self.quiet_for = 0.0
         self.wanted = True
+        self.packer = Packer(layout=LAYOUT, form=FORM)
         self.uploader = Uploader(
             store=self.store,
-            layout=LAYOUT,
-            form=FORM,
             timeout_seconds=60,
             alive_for=lambda: self.quiet_for,
             health=Health(),
@@ -70,7 +70,7 @@ class Rig:
     async def bodies(self, *records: StoredRecord, **more: Any) -> list[Body]:
         bucket = Bucket("hour=01", [encode_lines([record]) for record in records], len(records), 5, 5)
         cargo = Cargo([bucket] if records else [], len(records), **more)
-        found = await self.uploader.bodies(P, Range(10, 1000), cargo)
+        found = await self.packer.bodies(P, Range(10, 1000), cargo)
         assert more or not bucket.parts
         return found
 
@@ -111,7 +111,7 @@ async def test_the_index_is_last_and_all_comes_back() -> None:
 async def test_all_bundles_of_a_chunk_come_before_its_indexes() -> None:
     rig = Rig()
     buckets = [Bucket(f"hour={hour}", [encode_lines(some_records(hour))], 1, 5, 5) for hour in (10, 11)]
-    found = await rig.uploader.bodies(P, Range(10, 12), Cargo(buckets, 2))
+    found = await rig.packer.bodies(P, Range(10, 12), Cargo(buckets, 2))
     assert [isinstance(body, Bundle) for body in found] == [True, True, False, False]
     assert [body.metadata.get("headrace-chunk-objects") for body in found[2:]] == ["2", "2"]
 

@@ -14,6 +14,7 @@ from consumer.claims import Committed
 from consumer.dispatcher import Dispatcher
 from consumer.lane import Lane
 from consumer.layout import Layout
+from consumer.packer import Packer
 from consumer.takeover import Takeover
 from consumer.uploader import Uploader
 from headrace.archive import read_object
@@ -37,16 +38,20 @@ class Rig:
         self.store = MemoryStore()
         self.uploader = Uploader(
             store=self.store,
-            layout=LAYOUT,
-            form=form,
             timeout_seconds=60,
             alive_for=lambda: 0.0,
             health=Health(),
         )
-        self._press = self.uploader.press
-        self.uploader.press = self._watched  # type: ignore[method-assign]
+        packer = Packer(layout=LAYOUT, form=form)
+        self._press = packer.press
+        packer.press = self._watched  # type: ignore[method-assign]
         self.dispatcher = Dispatcher(
-            uploader=self.uploader, health=Health(), memory_budget_bytes=budget, max_queue=100, clock=lambda: 0.0
+            packer=packer,
+            uploader=self.uploader,
+            health=Health(),
+            memory_budget_bytes=budget,
+            max_queue=100,
+            clock=lambda: 0.0,
         )
         self.lanes = [
             Lane(

@@ -18,8 +18,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from consumer.chunk import Limits
 from consumer.lane import Lane, LaneState
 from consumer.layout import Layout
+from consumer.packer import missing_objects
 from consumer.takeover import Covered, Log, NeedsList, assess, fill
-from consumer.uploader import missing_objects
 from headrace.objects import Range, gap_key
 from headrace.record import StoredRecord
 

@@ -16,6 +16,7 @@ from consumer.encode import open_format
 from consumer.lane import Lane
 from consumer.layout import Layout
 from consumer.offsets import GroupUnavailable, Membership, PartitionsRefused, Unanswered
+from consumer.packer import Packer
 from consumer.session import Outcome, Session
 from consumer.source import Assignment, Fetched
 from consumer.takeover import Takeover
@@ -108,11 +109,14 @@ class Rig:
         self.assignment = Assignment(US, frozenset([P]), asyncio.Event(), asyncio.Event())
         form = open_format("jsonl", "none")
         clock = asyncio.get_running_loop().time
-        uploader = Uploader(
-            store=self.store, layout=LAYOUT, form=form, timeout_seconds=60, alive_for=lambda: 0, health=self.health
-        )
+        uploader = Uploader(store=self.store, timeout_seconds=60, alive_for=lambda: 0, health=self.health)
         self.dispatcher = Dispatcher(
-            uploader=uploader, health=self.health, memory_budget_bytes=10_000, max_queue=9, clock=clock
+            packer=Packer(layout=LAYOUT, form=form),
+            uploader=uploader,
+            health=self.health,
+            memory_budget_bytes=10_000,
+            max_queue=9,
+            clock=clock,
         )
         plans = self.dispatcher.plans
 

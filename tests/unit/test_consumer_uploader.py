@@ -13,7 +13,8 @@ from aiokafka import TopicPartition
 from consumer.chunk import Bucket, Cargo
 from consumer.encode import open_format
 from consumer.layout import Layout
-from consumer.uploader import AssignmentStale, Body, Uploader, missing_objects
+from consumer.packer import Body, Packer, missing_objects
+from consumer.uploader import AssignmentStale, Uploader
 from headrace.management import Health
 from headrace.objects import Range
 from headrace.s3 import S3Refused, S3Unavailable
@@ -36,8 +37,6 @@ class Rig:
         self.quiet_for = 0.0
         self.uploader = Uploader(
             store=self.store,
-            layout=LAYOUT,
-            form=open_format("jsonl", "none"),
             timeout_seconds=60,
             alive_for=lambda: self.quiet_for,
             health=self.health,
@@ -149,7 +148,7 @@ def key(bucket: str) -> str:
 
 
 async def bodies(some: Cargo) -> list[Body]:
-    return await Rig().uploader.bodies(P, Range(10, 20), some)
+    return await Packer(layout=LAYOUT, form=open_format("jsonl", "none")).bodies(P, Range(10, 20), some)
 
 
 async def test_an_object_a_bucket() -> None:
@@ -226,8 +225,6 @@ async def test_lines_are_let_go_once_they_are_compressed() -> None:
 def test_jitter_is_random_by_default() -> None:
     jitter: Callable[[], float] = Uploader(
         store=MemoryStore(),
-        layout=LAYOUT,
-        form=open_format("jsonl", "none"),
         timeout_seconds=60,
         alive_for=lambda: 0,
         health=Health(),

@@ -15,6 +15,7 @@ from consumer.chunk import Bucket, Cargo
 from consumer.encode import Codec, FormatName, Place, open_format, parquet
 from consumer.encode.raw import stands_on_a_line
 from consumer.layout import Layout
+from consumer.packer import Packer
 from consumer.settings import ConsumerSettings
 from consumer.uploader import Uploader
 from headrace.archive import ArchiveError, decode_lines, inflate, join_lines, read_chunk, read_object, survey
@@ -246,10 +247,9 @@ class Rig:
     def __init__(self) -> None:
         self.store = MemoryStore()
         self.form = open_format("raw", "zstd")
+        self.packer = Packer(layout=Layout("p", "n=%M", self.form.suffix), form=self.form)
         self.uploader = Uploader(
             store=self.store,
-            layout=Layout("p", "n=%M", self.form.suffix),
-            form=self.form,
             timeout_seconds=60,
             alive_for=lambda: 0.0,
             health=Health(),
@@ -259,7 +259,7 @@ class Rig:
         """The keys in the order in which they are stored, up to `most`."""
         found = [Bucket(path, self.form.encode(some), len(some), 5, 5) for path, some in buckets]
         cargo = Cargo(found, sum(bucket.records for bucket in found), **more)
-        bodies = await self.uploader.bodies(TP, PLACE.offsets, cargo)
+        bodies = await self.packer.bodies(TP, PLACE.offsets, cargo)
         assert [body.before for body in bodies] == sorted([body.before for body in bodies], reverse=True)
         for body in bodies[:most]:
             assert await self.uploader.upload(TP, body)
