@@ -107,14 +107,15 @@ def _read_proxys(status: int, headers: dict[bytes, bytes], content: dict[str, An
 async def send(host: str, port: int, case: Case, tls: ssl.SSLContext | None = None) -> tuple[list[Answer], float]:
     """All answers, in their order, and the seconds until the last byte was sent: on a busy machine that may take long.
 
-    Raises Violation where a well-formed request has no answer, or an answer is none.
+    They begin where the server's do: before the handshake of TLS. Raises Violation where a well-formed request has no
+    answer, or an answer is none.
     """
+    began = time.monotonic()
     reader, writer = await asyncio.open_connection(host, port, ssl=tls)
     if case.ending is Ending.RESET:
         linger = writer.get_extra_info("socket")
         linger.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     answers: list[Answer] = []
-    began = time.monotonic()
     writing = asyncio.create_task(_write(writer, case))
     try:
         await _receive(reader, writing, case, answers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
@@ -9,7 +10,7 @@ from unittest.mock import patch
 import pytest
 
 from tests.fuzz.cases import Case, Ending, Expected, Fate, case
-from tests.fuzz.client import Answer, Violation, take_answer
+from tests.fuzz.client import Answer, Violation, send, take_answer
 from tests.fuzz.ledger import Ledger
 from tests.fuzz.run import Outcome, fuzz
 from tests.papers import Papers
@@ -111,6 +112,28 @@ def test_the_ledger_is_content_with_what_is_right() -> None:
 )
 def test_the_ledger_sees_what_is_wrong(answer: Answer | None, records: tuple[Any, ...], fate: Fate) -> None:
     assert judged(answer, *records, fate=fate)
+
+
+async def test_a_handshake_counts_as_the_servers_clock_counts_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    connect = asyncio.open_connection
+
+    async def slowly(host: str, port: int, **options: Any) -> Any:
+        nonlocal now
+        now += 5
+        return await connect(host, port, **options)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(3)
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 14\r\nconnection: close\r\n\r\n" + b'{"accepted":2}')
+        writer.close()
+
+    monkeypatch.setattr("tests.fuzz.client.time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(asyncio, "open_connection", slowly)
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        _, seconds = await send("127.0.0.1", port, Case(0, b"one", [Expected("0.0", Fate.TAKEN, [b"1", b"2"])], True))
+    assert seconds == 5
 
 
 def test_what_a_bent_stream_spells_may_be_there_and_nothing_else() -> None:
