@@ -14,7 +14,7 @@ from consumer import metrics
 from consumer.chunk import Bucket
 from consumer.encode import Packed, Place
 from consumer.memory import trim
-from headrace.coverage import FIRST_TIMESTAMP, LAST_TIMESTAMP, RECORDS
+from headrace.coverage import CHUNK_OBJECTS, FIRST_TIMESTAMP, LAST_TIMESTAMP, LOST, RECORDS
 from headrace.objects import GAP_FOLDER, gap_key
 
 if TYPE_CHECKING:
@@ -145,10 +145,10 @@ class Packer:
         told = {"headrace-layout": self._layout.fingerprint}
         common = told | {
             "headrace-chunk-records": str(cargo.records),
-            "headrace-chunk-objects": str(count),
+            CHUNK_OBJECTS: str(count),
         }
         if cargo.lost is not None:
-            common["headrace-lost"] = f"{cargo.lost.start}-{cargo.lost.end}"
+            common[LOST] = f"{cargo.lost.start}-{cargo.lost.end}"
         overhead = BODY_BYTES if len(missing) > 1 else 0
         odd = 0
         before: list[Body] = []
@@ -216,10 +216,10 @@ class Packer:
             "reason": "Kafka no longer had these offsets (retention or DeleteRecords) before they were archived",
         }
         metadata = {
-            "headrace-records": "0",
+            RECORDS: "0",
             "headrace-chunk-records": "0",
-            "headrace-chunk-objects": "1",
+            CHUNK_OBJECTS: "1",
             "headrace-layout": self._layout.fingerprint,
-            "headrace-lost": f"{lost.start}-{lost.end}",
+            LOST: f"{lost.start}-{lost.end}",
         }
         return Body(key, orjson.dumps(told), metadata, "application/json", 0)

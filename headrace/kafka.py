@@ -118,12 +118,17 @@ class KafkaCluster:
 
     async def topic_config(self, name: str, key: str) -> str | None:
         """One entry of a topic's configuration, `max.message.bytes` for instance; None where it may not be read."""
+        entries = await self.topic_configs(name)
+        return None if entries is None else entries.get(key)
+
+    async def topic_configs(self, name: str) -> dict[str, str] | None:
+        """A topic's configuration, defaults too; None where it may not be read."""
         async with self._admin() as admin:
             answers = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name)])
         for answer in answers:
             for error_code, _, _, _, entries in answer.resources:
                 if error_code == 0:
-                    return next((entry[1] for entry in entries if entry[0] == key), None)
+                    return {entry[0]: entry[1] for entry in entries}
         return None
 
     async def log_offsets(self, partitions: Iterable[TopicPartition], timestamp_ms: int) -> dict[TopicPartition, int]:

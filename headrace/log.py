@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from bisect import bisect_left
-from itertools import islice
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
@@ -192,7 +191,8 @@ class LogWriter:
         """One batch of the records from a position on; how many there are in it, and its acknowledgement to come."""
         batch = self._producer.create_batch()
         count = 0
-        for record in islice(records, position, None):
+        while position + count < len(records):
+            record = records[position + count]
             taken = batch.append(
                 timestamp=record.timestamp, key=record.key, value=record.value, headers=list(record.headers)
             )

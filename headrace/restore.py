@@ -38,7 +38,6 @@ SHOWN: Final = 5
 """Problems of the archive that are written out: `verify` has all of them."""
 
 DAY_MS: Final = 86_400_000
-CONFIG: Final = ("message.timestamp.type", "cleanup.policy", "retention.ms")
 
 
 class RestoreSettings(KafkaSettings, S3Settings):
@@ -75,15 +74,20 @@ class Restore:
                 self.spans[number] = await span(store, coverage, self._since, self._until)
             await self._room(cluster)
 
-            async def may_begin() -> None:
-                problems = [*_wrong(report), *await self._obstacles(store, cluster, coverages)]
+            async def check(begun: bool) -> None:
+                """A topic may hold records when they are ours; an archive with holes would be restored with them."""
+                problems = _wrong(report)
+                if not begun:
+                    problems += await self._obstacles(store, cluster, coverages)
                 for problem in problems if self._anyway else ():
                     warn(problem)
                 if problems and not self._anyway:
-                    what = ["Nothing was restored (--anyway does it all the same):", *problems]
+                    what = ["Nothing was restored now (--anyway does it all the same):", *problems]
                     raise HeadraceError("\n  ".join(what))
 
             restoring = Restoring(
+                coverages,
+                self.spans,
                 settings=self._settings,
                 store=store,
                 cluster=cluster,
@@ -92,7 +96,7 @@ class Restore:
                 progress=progress,
             )
             self.records = restoring.records
-            await restoring.run(coverages, self.spans, may_begin)
+            await restoring.run(check)
 
     @property
     def place(self) -> str:
@@ -125,7 +129,7 @@ class Restore:
         return obstacles(
             self.to,
             offsets=sum(ends[tp] - starts[tp] for tp in partitions),
-            config={key: await cluster.topic_config(self.to, key) for key in CONFIG},
+            config=await cluster.topic_configs(self.to) or {},
             oldest_ms=min((told[0] for told in times if told is not None), default=None),
             now_ms=int(time.time() * 1000),
         )
@@ -137,21 +141,19 @@ def restore_name(bucket: str, prefix: str, topic: str, to: str, since: str, unti
     return f"headrace-restore-{to}-{hashlib.sha256(orjson.dumps(facts)).hexdigest()[:8]}"
 
 
-def obstacles(
-    topic: str, *, offsets: int, config: Mapping[str, str | None], oldest_ms: int | None, now_ms: int
-) -> list[str]:
+def obstacles(topic: str, *, offsets: int, config: Mapping[str, str], oldest_ms: int | None, now_ms: int) -> list[str]:
     """What makes a topic a place where records would not be as they were, or not stay. Pure.
 
-    `offsets` that it holds, the entries of its `config` (None where they may not be read), the time of the first record
+    `offsets` that it holds, the entries of its `config` (none where they may not be read), the time of the first record
     that would come.
     """
     problems = []
     if offsets:
         problems.append(f"Topic {topic} holds {offsets:,} offsets already: the records would be mixed with those.")
-    if config["message.timestamp.type"] == "LogAppendTime":
+    if config.get("message.timestamp.type") == "LogAppendTime":
         problems.append(f"Topic {topic} has message.timestamp.type=LogAppendTime: all times would be today's.")
-    retention_ms = int(config["retention.ms"] or -1)
-    if retention_ms >= 0 and "delete" in (config["cleanup.policy"] or "") and oldest_ms is not None:
+    retention_ms = int(config.get("retention.ms", -1))
+    if retention_ms >= 0 and "delete" in config.get("cleanup.policy", "") and oldest_ms is not None:
         days = (now_ms - oldest_ms) / DAY_MS
         if oldest_ms >= 0 and now_ms - oldest_ms > retention_ms:
             problems.append(

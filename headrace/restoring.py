@@ -47,6 +47,8 @@ class Restoring:
 
     def __init__(
         self,
+        coverages: Mapping[int, Coverage],
+        spans: Mapping[int, Range],
         *,
         settings: KafkaSettings,
         store: ObjectStore,
@@ -55,30 +57,32 @@ class Restoring:
         name: str,
         progress: Callable[[str], None],
     ) -> None:
-        """`topic` is written to; `name` is the group and the transactional id, the same for the same restore."""
+        """`spans` are what is restored of each partition, `topic` is written to.
+
+        `name` is the group and the transactional id, the same for the same restore.
+        """
+        self._coverages = coverages
+        self._spans = spans
         self._settings = settings
         self._store = store
         self._cluster = cluster
         self._topic = topic
         self._name = name
         self._progress = progress
-        self.records: dict[int, int] = {}
+        self.records = dict.fromkeys(spans, 0)
         """Restored by this run, by partition."""
 
-    async def run(
-        self, coverages: Mapping[int, Coverage], spans: Mapping[int, Range], may_begin: Callable[[], Awaitable[None]]
-    ) -> None:
-        """Until all spans are restored. `may_begin` is asked when nothing of them is yet, and raises what forbids it.
+    async def run(self, check: Callable[[bool], Awaitable[None]]) -> None:
+        """Until all spans are restored. `check` raises what forbids it; it is told whether a part of them is already.
 
         Raises KafkaUnavailable or S3Unavailable when one is away for long, and HeadraceError for what is refused.
         """
-        self.records.update(dict.fromkeys(spans, 0))
         failures = 0
         while True:
             before = self._total
             try:
                 async with open_writer(self._settings, self._name, await self._batch_bytes()) as writer:
-                    await self._go_on(writer, coverages, spans, may_begin)
+                    await self._go_on(writer, check)
             except (KafkaUnavailable, S3Unavailable) as error:
                 failures = 1 if self._total > before else failures + 1
                 if failures == ATTEMPTS:
@@ -92,19 +96,13 @@ class Restoring:
     def _total(self) -> int:
         return sum(self.records.values())
 
-    async def _go_on(
-        self,
-        writer: LogWriter,
-        coverages: Mapping[int, Coverage],
-        spans: Mapping[int, Range],
-        may_begin: Callable[[], Awaitable[None]],
-    ) -> None:
-        positions = await self._positions(writer, spans, may_begin)
+    async def _go_on(self, writer: LogWriter, check: Callable[[bool], Awaitable[None]]) -> None:
+        positions = await self._positions(writer, check)
         ahead: asyncio.Queue[Step | None] = asyncio.Queue(maxsize=1)
 
         async def read() -> None:
-            for partition, chunk in in_turn(coverages):
-                start, stop = positions[partition], spans[partition].end
+            for partition, chunk in in_turn(self._coverages):
+                start, stop = positions[partition], self._spans[partition].end
                 if chunk.offsets.end <= start or chunk.offsets.start >= stop:
                     continue
                 records = [] if chunk.is_gap else await read_chunk(self._store, chunk)
@@ -128,20 +126,18 @@ class Restoring:
         except ExceptionGroup as failed:
             raise failed.exceptions[0] from None
 
-    async def _positions(
-        self, writer: LogWriter, spans: Mapping[int, Range], may_begin: Callable[[], Awaitable[None]]
-    ) -> dict[int, int]:
+    async def _positions(self, writer: LogWriter, check: Callable[[bool], Awaitable[None]]) -> dict[int, int]:
         """How far each partition has come. The writer is there: nothing that a former run did is undecided any more."""
-        partitions = [TopicPartition(self._topic, number) for number in spans]
+        partitions = [TopicPartition(self._topic, number) for number in self._spans]
         committed = await self._cluster.committed(self._name, partitions)
-        if all(offset < 0 for offset, _ in committed.values()):
-            await may_begin()
-            starts = {tp: spans[tp.partition].start for tp in partitions}
-            await writer.append(partitions[0], [], starts)  # what comes after it is known to be ours
-            return {tp.partition: start for tp, start in starts.items()}
-        return {
-            tp.partition: spans[tp.partition].start if offset < 0 else offset for tp, (offset, _) in committed.items()
+        begun = any(offset >= 0 for offset, _ in committed.values())
+        await check(begun)
+        positions = {
+            tp: self._spans[tp.partition].start if offset < 0 else offset for tp, (offset, _) in committed.items()
         }
+        if not begun:
+            await writer.append(partitions[0], [], positions)  # what comes after it is known to be ours
+        return {tp.partition: position for tp, position in positions.items()}
 
     async def _batch_bytes(self) -> int:
         """Of a record batch before compression: well within what the topic takes."""

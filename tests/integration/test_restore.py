@@ -200,8 +200,20 @@ async def test_what_stands_in_the_way_is_told_all_at_once(it: Trial) -> None:
         assert f"{it.topic}/1: {chunk.offsets} is missing" in said
         assert "holds 3 offsets already" in said
         assert "message.timestamp.type=LogAppendTime" in said
-        assert "Nothing was restored (--anyway does it all the same)" in said
+        assert "Nothing was restored now (--anyway does it all the same)" in said
         assert (await there.log_ends())[there.tps[0]] == 1
+
+
+async def test_what_went_missing_since_it_began_stops_it(it: Trial) -> None:
+    await archived(it, 12_000, CHUNK_MAX_RECORDS="100")
+    async with target(it) as there:
+        process = it.start("headrace", "restore", "--to", there.topic)
+        await it.eventually(partial(_further, it, there, 0), what="the restore goes on")
+        process.kill()
+        async with it.store() as store:
+            chunk = (await it.survey()).coverage(1).chunks[-2]
+            await _delete(store, chunk.keys)
+        assert f"{it.topic}/1: {chunk.offsets} is missing" in await refused(it, there)
 
 
 async def test_anyway_warns_and_restores_what_is_there(it: Trial) -> None:
