@@ -26,7 +26,7 @@ async def close_producer(producer: AIOKafkaProducer) -> None:
     _expect_errors(producer._message_accumulator)  # noqa: SLF001 - as above
     transaction = getattr(producer._txn_manager, "_transaction_waiter", None)  # noqa: SLF001 - as above
     if transaction is not None:
-        transaction.add_done_callback(_expected)
+        transaction.add_done_callback(expected)
     producer._message_accumulator.fail_all(ProducerClosed())  # noqa: SLF001 - as above
     stopping = asyncio.ensure_future(producer.stop())
     await asyncio.wait([stopping], timeout=1)
@@ -48,10 +48,11 @@ def _expect_errors(accumulator: Any) -> None:
     waiting = [batch for batches in accumulator._batches.values() for batch in batches]  # noqa: SLF001 - as above
     for batch in (*pending, *waiting):
         for future in (batch.future, batch._drain_waiter):  # noqa: SLF001 - as above
-            future.add_done_callback(_expected)
+            future.add_done_callback(expected)
     pending.update(batch for batch in waiting if batch.retry_count > 0)
 
 
-def _expected(done: asyncio.Future[Any]) -> None:
+def expected(done: asyncio.Future[Any]) -> None:
+    """A callback for a future that may fail though nobody waits for it: nothing for the log."""
     if not done.cancelled():
         done.exception()

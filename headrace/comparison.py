@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from headrace.record import StoredRecord
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from headrace.record import StoredRecord
-
 MOST_NAMED: Final = 1_000
 """Offsets of a partition that are named when they differ. All of them are counted."""
-FIELDS: Final = ("timestamp", "key", "value", "headers")
+FIELDS: Final = StoredRecord._fields[1:]
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,6 +77,6 @@ class Deep:
             try:
                 kept = await self._reader.read(tp, wanted)
             except OffsetsGone:
-                await asyncio.sleep(0)  # retention was quicker: the log starts later now
+                await asyncio.sleep(0.1)  # retention was quicker: the log starts later now
             else:
                 return start, kept

@@ -20,7 +20,7 @@ from aiokafka.errors import (
     ProducerFenced,
 )
 
-from headrace.closing import close_producer
+from headrace.closing import close_producer, expected
 from headrace.errors import HeadraceError
 from headrace.kafka import KafkaUnavailable
 from headrace.record import StoredRecord
@@ -200,7 +200,7 @@ class LogWriter:
                 break
             count += 1
         acknowledged = await self._producer.send_batch(batch, partition.topic, partition=partition.partition)
-        acknowledged.add_done_callback(lambda done: done.cancelled() or done.exception())
+        acknowledged.add_done_callback(expected)
         return count, acknowledged
 
 

@@ -67,7 +67,9 @@ class Restore:
         ):
             report = await inspect_topic(store, prefix=self._settings.s3_prefix, topic=source, progress=progress)
             if not report.partitions:
-                raise HeadraceError(f"No object of topic {source} lies below {self.place}. Is the prefix right?")
+                raise HeadraceError(
+                    f"No object of topic {source} lies below {self._settings.place}. Is the prefix right?"
+                )
             coverages = {partition.coverage.partition: partition.coverage for partition in report.partitions}
             for number, coverage in coverages.items():
                 progress(f"{source}/{number}: looking for the range")
@@ -97,10 +99,6 @@ class Restore:
             )
             self.records = restoring.records
             await restoring.run(check)
-
-    @property
-    def place(self) -> str:
-        return "/".join(filter(None, [f"s3://{self._settings.s3_bucket}", self._settings.s3_prefix]))
 
     async def _room(self, cluster: KafkaCluster) -> None:
         """The topic is there, made where the settings say so, and has a partition for each that is restored."""
@@ -213,18 +211,23 @@ def restore(
     errors = Console(stderr=True, soft_wrap=True)
     with errors.status(settings.kafka_topic) as status:  # silent where standard error is no terminal
         asyncio.run(job.run(status.update, lambda problem: errors.print(problem, style="yellow", markup=False)))
-    _tell(job, settings.kafka_topic, as_json=as_json)
+    _tell(job, settings, as_json=as_json)
 
 
-def _tell(job: Restore, source: str, *, as_json: bool) -> None:
+def _tell(job: Restore, settings: RestoreSettings, *, as_json: bool) -> None:
     rows: list[dict[str, Any]] = [
         {"partition": number, "start": offsets.start, "stop": offsets.end, "records": job.records[number]}
         for number, offsets in sorted(job.spans.items())
     ]
     if as_json:
-        click.echo(orjson.dumps({"topic": source, "place": job.place, "to": job.to, "partitions": rows}))
+        click.echo(
+            orjson.dumps({"topic": settings.kafka_topic, "place": settings.place, "to": job.to, "partitions": rows})
+        )
         return
-    table = slim_table(f"{source} in {job.place} restored to {job.to}", ("partition", "start", "stop", "records now"))
+    table = slim_table(
+        f"{settings.kafka_topic} in {settings.place} restored to {job.to}",
+        ("partition", "start", "stop", "records now"),
+    )
     for row in rows:
         table.add_row(str(row["partition"]), str(row["start"]), str(row["stop"]), f"{row['records']:,}")
     show_table(Console(), table)

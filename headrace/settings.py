@@ -234,6 +234,11 @@ class S3Settings(Base):
             raise ValueError("\n  ".join(wrong))
         return self
 
+    @property
+    def place(self) -> str:
+        """Bucket and prefix, as people write them."""
+        return "/".join(filter(None, [f"s3://{self.s3_bucket}", self.s3_prefix]))
+
     def pairs(self, name: str) -> dict[str, str]:
         """A setting that is written `name=value,…`."""
         return _pairs(getattr(self, name))

@@ -25,9 +25,10 @@ from headrace.table import show_table, slim_table
 from headrace.telemetry import setup_logging
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping
 
     from headrace.coverage import Chunk
+    from headrace.deep import Deep
     from headrace.s3 import ObjectStore
 
 HEADS_AT_A_TIME: Final = 32
@@ -167,44 +168,38 @@ def _show(console: Console, report: TopicReport, place: str, *, names_only: bool
 
 
 @contextlib.asynccontextmanager
-async def _opened(
-    settings: VerifySettings, store: ObjectStore, progress: Callable[[str], None]
-) -> AsyncIterator[Callable[[TopicReport], Awaitable[None]]]:
-    """What compares a topic with Kafka's, or does nothing where nobody wants it."""
-    if not isinstance(settings, DeepSettings):
-
-        async def nothing(_: TopicReport) -> None:
-            pass
-
-        yield nothing
-        return
+async def _open_deep(
+    settings: DeepSettings, store: ObjectStore, progress: Callable[[str], None]
+) -> AsyncIterator[Deep]:
     from headrace.deep import Deep
     from headrace.kafka import open_cluster
     from headrace.log import open_reader
 
     async with open_cluster(settings) as cluster, open_reader(settings, settings.kafka_isolation_level) as reader:
-        yield Deep(store, cluster, reader, progress=progress).compare
+        yield Deep(store, cluster, reader, progress=progress)
 
 
 async def _verify(settings: VerifySettings, *, names_only: bool, as_json: bool) -> bool:
-    place = "/".join(filter(None, [f"s3://{settings.s3_bucket}", settings.s3_prefix]))
     console = Console(soft_wrap=True)
     reports = []
     async with contextlib.AsyncExitStack() as stack:
         status = stack.enter_context(Console(stderr=True).status(""))  # silent where standard error is no terminal
         store = await stack.enter_async_context(open_store(settings, connections=HEADS_AT_A_TIME))
-        compare = await stack.enter_async_context(_opened(settings, store, status.update))
+        deep = None
+        if isinstance(settings, DeepSettings):
+            deep = await stack.enter_async_context(_open_deep(settings, store, status.update))
         for topic in settings.kafka_topic:
             status.start()
             status.update(topic)
             report = await inspect_topic(
                 store, prefix=settings.s3_prefix, topic=topic, names_only=names_only, progress=status.update
             )
-            await compare(report)
+            if deep is not None:
+                await deep.compare(report)
             status.stop()
             reports.append(report)
             if not as_json:
-                _show(console, report, place, names_only=names_only)
+                _show(console, report, settings.place, names_only=names_only)
     whole = all(report.whole for report in reports)
     if as_json:
         answer: Mapping[str, Any] = {
@@ -212,7 +207,7 @@ async def _verify(settings: VerifySettings, *, names_only: bool, as_json: bool) 
             "bucket": settings.s3_bucket,
             "prefix": settings.s3_prefix,
             "names_only": names_only,
-            "deep": isinstance(settings, DeepSettings),
+            "deep": deep is not None,
             "topics": [report.as_json() for report in reports],
         }
         click.echo(orjson.dumps(answer, option=orjson.OPT_INDENT_2))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError, TransactionalIdAuthorizationFailed
 
-from headrace.closing import close_producer
+from headrace.closing import close_producer, expected
 from producer.batches import BATCH_OVERHEAD
 from producer.codecs import codec_for, crc32c
 from producer.errors import Kind, Problem
@@ -238,7 +238,7 @@ class Transactions:
                 request.payloads, request.headers = (), []  # they are packed now; memory holds them once
             sent.append(await producer.send_batch(packed, topic, partition=partition))
         for acknowledged in sent:
-            acknowledged.add_done_callback(lambda done: done.cancelled() or done.exception())
+            acknowledged.add_done_callback(expected)
         await asyncio.wait(sent, return_when=asyncio.FIRST_EXCEPTION)
         for acknowledged, requests in zip(sent, batches.values(), strict=True):
             offset = offset_of(await acknowledged)
