@@ -125,7 +125,8 @@ def _show(console: Console, report: TopicReport, place: str, *, names_only: bool
         console.print(Text(f"No object of topic {report.topic} lies below {place}. Is the prefix right?", "bold red"))
         return
     columns = ["part", "start", "end", "chunks", "objects", "bytes", "lost", "holes", "overlaps", "incomplete"]
-    if any(partition.payloads for partition in report.partitions):
+    one_by_one = any(partition.payloads for partition in report.partitions)
+    if one_by_one:
         columns += ["payloads", "gone"]
     deep = any(partition.comparison for partition in report.partitions)
     if deep:
@@ -144,8 +145,8 @@ def _show(console: Console, report: TopicReport, place: str, *, names_only: bool
             str(sum(lost.end - lost.start for lost in partition.lost)),
             *(str(number) for number in numbers[:2]),
             "not asked" if names_only else str(numbers[2]),
-            *((f"{payloads.told:,}", f"{payloads.gone:,}") if (payloads := partition.payloads) else ()),
-            *((f"{it.equal:,}", f"{it.dropped:,}", f"{it.different:,}") if (it := partition.comparison) else ()),
+            *((f"{it.told:,}", f"{it.gone:,}") if (it := partition.payloads) else ("", "") if one_by_one else ()),
+            *((f"{its.equal:,}", f"{its.dropped:,}", f"{its.different:,}") if (its := partition.comparison) else ()),
             style="" if partition.whole else "bold red",
         )
     show_table(console, table)
