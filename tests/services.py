@@ -69,7 +69,11 @@ class OwnStack:
 
 def subprocess_environment(bootstrap: str, s3: Mapping[str, str]) -> dict[str, str]:
     """All a child needs to know, and nothing of the developer's own settings."""
-    kept = {name: os.environ[name] for name in ("HOME", "PATH", "TMPDIR") if name in os.environ}
+    kept = {
+        name: os.environ[name]
+        for name in ("HOME", "PATH", "TMPDIR", "XDG_CACHE_HOME", "HEADRACE_CACHE")
+        if name in os.environ
+    }
     return {**kept, "HEADRACE_CONFIG": os.devnull, "KAFKA_BOOTSTRAP_SERVERS": bootstrap, **s3}
 
 

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.stack, pytest.mark.slow]
 
 HERE = Path(__file__).parent
+KEPT = (
+    *("HOME", "PATH", "XDG_CACHE_HOME", "HEADRACE_CACHE"),
+    *("HEADRACE_MAVEN_URL", "SSL_CERT_FILE", "SSL_CERT_DIR"),  # it may be the first to fetch Kafka
+)
 HEADRACE = [sys.executable, "-c", "from headrace.cli import main; main()"]
 
 
@@ -80,7 +84,7 @@ class Running:
 
 def quiet_environment() -> dict[str, str]:
     """Of the developer's own settings only those that tell where things are."""
-    kept = {name: os.environ[name] for name in ("HOME", "PATH", "HEADRACE_CACHE") if name in os.environ}
+    kept = {name: os.environ[name] for name in KEPT if name in os.environ}
     return {**kept, "PYTHONPATH": str(HERE.parents[1])}
 
 

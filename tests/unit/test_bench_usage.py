@@ -31,7 +31,7 @@ def test_children_that_have_ended_count() -> None:
     process = parent_of("subprocess.run([sys.executable, '-c', burn], check=True)")
     usage = read_usage(process.pid)
     end(process)
-    assert usage.cpu_seconds >= 0.29
+    assert usage.cpu_seconds > 0.28
     assert usage.processes == 1
 
 
@@ -43,7 +43,7 @@ def test_children_that_run_count_with_their_memory() -> None:
     )
     usage = read_usage(process.pid)
     end(process)
-    assert usage.cpu_seconds >= 0.29
+    assert usage.cpu_seconds > 0.28
     assert usage.processes == 2
     assert usage.rss_peak_mib is None or usage.rss_peak_mib > 57
 
@@ -54,7 +54,7 @@ def test_threads_count() -> None:
     )
     usage = read_usage(process.pid)
     end(process)
-    assert usage.cpu_seconds >= 0.29
+    assert usage.cpu_seconds > 0.28
 
 
 def test_a_process_that_is_gone_is_said() -> None:
@@ -77,6 +77,6 @@ def test_a_meter_tells_what_ended_children_took_and_that_this_is_no_noise() -> N
     meter = Meter({})
     began = time.monotonic()
     subprocess.run([sys.executable, "-c", BURN], check=True)
-    assert meter.children_seconds() >= 0.29
+    assert meter.children_seconds() > 0.28
     assert time.monotonic() >= began
     assert 0 <= meter.noise({}) <= 1.1
