@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.stack, pytest.mark.slow]
 HERE = Path(__file__).parent
 KEPT = (
     *("HOME", "PATH", "XDG_CACHE_HOME", "HEADRACE_CACHE"),
-    *("HEADRACE_MAVEN_URL", "SSL_CERT_FILE", "SSL_CERT_DIR"),  # it may be the first to fetch Kafka
+    *("HEADRACE_MAVEN_URL", "REQUESTS_CA_BUNDLE", "HTTPS_PROXY"),  # it may be the first to fetch Kafka
 )
 HEADRACE = [sys.executable, "-c", "from headrace.cli import main; main()"]
 
